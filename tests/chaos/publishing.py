@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tests.chaos.judging import HISTORY, RUN, VERDICT, read_setup
+from tests.chaos.report import NO_VIOLATION
 
 PAGE, RUNS, SUMS, SUFFIX = "reliability.md", "reliability-runs", "SHA256SUMS", ".tar.xz"
 _TABLE = re.compile(r"(<!-- runs -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -132,7 +133,10 @@ def kept_runs(docs: Path) -> list[Kept]:
 
 
 def with_table(text: str, docs: Path) -> str:
-    """The page's text with all runs between `<!-- runs -->` and `<!-- end -->`, the newest commit's first.
+    """The page's text with the runs between `<!-- runs -->` and `<!-- end -->`, the newest commit's first.
+
+    Of the runs of earlier commits, the page lists those with violations and counts the others: the archives
+    have all of them.
 
     Raises:
         ValueError: the page has no such place.
@@ -142,8 +146,15 @@ def with_table(text: str, docs: Path) -> str:
     runs = kept_runs(docs)
     newest = [run for run in runs if run.commit == runs[0].commit]
     parts = [_table(newest)] if runs else [_NONE]
-    if len(newest) < len(runs):
-        parts += ["Earlier commits:", _table(run for run in runs if run not in newest)]
+    earlier = [run for run in runs if run not in newest]
+    violated = [run for run in earlier if run.verdict["outcome"] != NO_VIOLATION]
+    if earlier:
+        clean = len(earlier) - len(violated)
+        parts.append(
+            f"Runs of earlier commits without a violation: {clean}. With violations: {len(violated)}."
+        )
+    if violated:
+        parts.append(_table(violated))
     table = "\n\n".join(parts)
     return _TABLE.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text)
 

@@ -23,6 +23,7 @@ from tests.chaos.judge import Verdict
 from tests.chaos.promises import KINDS, Promises, is_branch_of
 from tests.chaos.timeline import as_svg, as_text, timeline
 
+NO_VIOLATION = "no violation"
 MOST_LINES = 400
 """Lines of a timeline in the report; the picture has all of them."""
 
@@ -164,7 +165,7 @@ def outcome(setup: Setup, verdict: Verdict) -> str:
     if setup.broken:
         return f"says nothing: the test bed broke ({setup.broken})"
     if not verdict.violations:
-        return "no violation"
+        return NO_VIOLATION
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(verdict.kinds.items()))
     return f"{len(verdict.violations)} violations: {counts}"
 

@@ -60,16 +60,21 @@ def test_runs_are_listed_and_a_failed_one_stays(tmp_path: Path, docs: Path) -> N
     assert main(["judge", str(archive)]) == VIOLATED
 
 
-def test_the_newest_commits_runs_come_first(tmp_path: Path, docs: Path) -> None:
-    for seed, commit in ((1, "aaaa"), (2, "bbbb"), (3, "bbbb")):
-        setup = replace(setup_of(right()), seed=seed, description={"commit": commit})
-        write_run(tmp_path / str(seed), setup, right().lines)
+def test_the_newest_commits_runs_come_first_and_of_earlier_ones_those_with_violations(
+    tmp_path: Path, docs: Path
+) -> None:
+    runs = ((1, "aaaa", right()), (2, "aaaa", wrong()), (3, "bbbb", right()), (4, "bbbb", wrong()))
+    for seed, commit, tape in runs:
+        setup = replace(setup_of(tape), seed=seed, description={"commit": commit})
+        write_run(tmp_path / str(seed), setup, tape.lines)
         judge_folder(tmp_path / str(seed))
         publish(tmp_path / str(seed), docs)
     assert sorted(file.name for file in (docs / RUNS).iterdir()) == [SUMS, "aaaa.tar.xz", "bbbb.tar.xz"]
-    newest, earlier = (docs / PAGE).read_text().split("Earlier commits:")
+    newest, earlier = (docs / PAGE).read_text().split("Runs of earlier commits")
     assert (newest.count("`bbbb`"), newest.count("`aaaa`")) == (2, 0)
-    assert (earlier.count("`bbbb`"), earlier.count("`aaaa`")) == (0, 1)
+    assert earlier.startswith(" without a violation: 1. With violations: 1.\n")
+    rows = [line for line in earlier.splitlines() if line.startswith("| 2")]
+    assert [(row.split(" | ")[4], "`aaaa`" in row) for row in rows] == [("2", True)]
 
 
 def test_a_run_is_published_once_and_only_when_it_was_judged(tmp_path: Path, docs: Path) -> None:

@@ -156,23 +156,18 @@ def _default(field: Schema) -> str:
 
 
 def _type(field: Schema) -> str:
+    """Return the type as the reference of the settings writes it. The limit of a string is in characters."""
     if "enum" in field:
         return "one of " + ", ".join(f"`{value}`" for value in field["enum"])
     if field.get("format") == "date-time":
         return "time"
     if field["type"] == "array":
-        most = field["maxItems"]
-        return f"list of up to {most}: {_type(field['items'])}"
+        return f"list ≤ {field['maxItems']}: {_type(field['items'])}"
     if field["type"] == "object" and "additionalProperties" in field:
-        return f"map of up to {field['maxProperties']}: {_type(field['additionalProperties'])}"
-    least, most = field.get("minimum"), field.get("maximum")
-    if field["type"] == "integer":
-        if least is not None and most is not None:
-            return f"integer, {least} to {most}"
-        return "integer" if least is None else f"integer, from {least}"
-    if "maxLength" in field:
-        return f"{field['type']}, up to {field['maxLength']} characters"
-    return str(field["type"])
+        return f"map ≤ {field['maxProperties']}: {_type(field['additionalProperties'])}"
+    limits = {"≥": field.get("minimum"), "≤": field.get("maximum", field.get("maxLength"))}
+    shown = ", ".join(f"{sign} {limit}" for sign, limit in limits.items() if limit is not None)
+    return f"{field['type']} {shown}".strip()
 
 
 def _table(title: str, name: str, rows: Mapping[str, str]) -> str:

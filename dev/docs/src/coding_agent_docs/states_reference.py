@@ -54,7 +54,7 @@ class _Example:
     """A state of a task.
 
     Attributes:
-        when: what has happened, for the page.
+        when: what has happened, for the page; empty if the title and the comment say it.
         cause: who or what cancelled it.
         is_whole: whether the page shows the whole comment.
     """
@@ -86,7 +86,7 @@ def _row(example: _Example) -> str:
         said = "The whole comment is below."
     text = f"*{title.strip('*').removeprefix('Coding agent: ')}*{'. ' if said else ''}{said}"
     status = f"`{task.status.phase}`, `{task.status.reason}`"
-    return f"| **{example.title}.** {example.when} | {status} | {_label(task)} | {text} |\n"
+    return f"| {f'**{example.title}.** {example.when}'.strip()} | {status} | {_label(task)} | {text} |\n"
 
 
 def _whole(example: _Example) -> str:
@@ -155,7 +155,7 @@ def _waiting() -> Iterator[_Example]:
     ready = _state(Stage.READY)
     yield _Example(
         "Waiting for its turn",
-        "As many attempts run as the limits and budgets allow.",
+        "",
         ready,
         SchedulingDecision(position=3),
     )
@@ -167,11 +167,11 @@ def _waiting() -> Iterator[_Example]:
     )
     yield _Example(
         "Waiting for a budget",
-        "Too little is left of a budget.",
+        "",
         ready,
         SchedulingDecision(exhausted=Exhausted("The budget of octo/demo for this month is used up.")),
     )
-    yield _Example("A command waits", "Somebody wrote `/cancel` before an attempt ran.", _state(Stage.HELD))
+    yield _Example("A command waits", "", _state(Stage.HELD))
     yield _Example(
         "The cluster refuses the Job",
         "For example a ResourceQuota is used up.",
@@ -190,25 +190,23 @@ def _with_attempts() -> Iterator[_Example]:
         _state(Stage.BACKOFF, _attempt(1, Reason.MODEL_UNAVAILABLE)),
         next_attempt_time=_NOW + timedelta(minutes=1),
     )
-    yield _Example(
-        "Starting", "The attempt's pod does not run yet.", _state(Stage.ACTIVE, _attempt(), live=True)
-    )
+    yield _Example("Starting", "", _state(Stage.ACTIVE, _attempt(), live=True))
     yield _Example(
         "Cannot start: no node",
-        "The scheduler finds no node for the pod.",
+        "",
         _problem(PodReason.UNSCHEDULABLE, "0/3 nodes are available: 3 Insufficient memory."),
     )
     yield _Example(
         "Cannot start: no image",
-        "The kubelet cannot pull the image.",
+        "",
         _problem(PodReason.ERR_IMAGE_PULL, "not found"),
     )
-    yield _Example("Running", "The agent works.", running)
-    yield _Example("Running again", "The first attempt failed; the second one runs.", second)
+    yield _Example("Running", "", running)
+    yield _Example("Running again", "", second)
     yield _Example(
         "Being cancelled", "The label was removed; the pod has not ended yet.", running, cancel=True
     )
-    yield _Example("Between two attempts", "An attempt failed, and another one can help.", backoff)
+    yield _Example("Between two attempts", "", backoff)
     yield _Example(
         "Suspended", "Somebody set `spec.suspend`.", _state(Stage.SUSPENDED, _attempt()), suspend=True
     )
@@ -218,7 +216,7 @@ def _after_the_work() -> Iterator[_Example]:
     """Yield the states while the work is verified, and after the task has ended."""
     yield _Example(
         "Done",
-        "The change is open.",
+        "",
         replace(_ended(Phase.SUCCEEDED, Reason.COMPLETED), result=_CHANGE),
     )
     checked = replace(_ended(Phase.SUCCEEDED, Reason.COMPLETED), result=_CHANGE, evidence=_EVIDENCE)
@@ -228,12 +226,10 @@ def _after_the_work() -> Iterator[_Example]:
         "The change is open, and the repository's commands check it once more.",
         replace(checked, stage=Stage.ACTIVE, outcome=None, evidence=pending),
     )
-    yield _Example(
-        "Done, but its verification fails", "The agent was wrong about its work.", checked, is_whole=True
-    )
+    yield _Example("Done, but its verification fails", "", checked, is_whole=True)
     yield _Example(
         "Nothing to change",
-        "The agent found that nothing has to change.",
+        "",
         _ended(Phase.SUCCEEDED, Reason.NOTHING_TO_CHANGE),
     )
     yield _Example(

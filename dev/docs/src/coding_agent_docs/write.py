@@ -84,7 +84,7 @@ _AGENTTASK = """\
 
 An `AgentTask` (`coding-agent.dev/v1alpha1`, short name `agt`) is the work on one item for one application of
 the label. The receiver creates it; [a person can too](../kubectl.md#a-task-without-a-label).
-`kubectl explain agenttask.spec` shows the same fields. [What the item
+`kubectl explain agenttask.spec` shows the same fields. The limit of a string is in characters. [What the item
 shows](../labels.md#what-the-item-shows) has the comment for each state.
 """
 

@@ -89,9 +89,11 @@ class Proxy:
             (self._place.pages / name).write_text(page, encoding="utf-8")
         _replace(self._place.keys, secrets)
         before = self._written[0] if self._written else None
+        # The helper reads the keys for each check, so new keys alone need no reload.
         if text != before:
             trial = self._place.folder / "squid.conf.new"
             _replace(trial, text)
+            # With a wrong file, Squid would end at the reload, and all attempts would lose their way out.
             self._check(trial)
             trial.replace(self._place.configuration)
         self._written = text, secrets
@@ -156,6 +158,7 @@ class Denials:
         with self._lock:
             hosts = self._attempts.setdefault(job, {})
             self._attempts.move_to_end(job)
+            # A command can invent names without end.
             if name in hosts or len(hosts) < _HOSTS:
                 hosts[name] = hosts.get(name, 0) + 1
             if len(self._attempts) > _ATTEMPTS:
@@ -226,6 +229,7 @@ def run(config: Path | None, place: ProxyFiles) -> int:
     while squid.poll() is None and not stop.wait(_CHECK_S):
         try:
             if proxy.write():
+                # Squid reads its configuration again and keeps open tunnels.
                 squid.send_signal(signal.SIGHUP)
                 _logger.info("The settings have changed and are now in force")
         except CodingAgentError as error:

@@ -157,10 +157,12 @@ def configuration(settings: EgressSettings, place: ProxyFiles, *, parent_login: 
         *(["acl exempt all-of exempt_name !never"] if egress.private else []),
         "acl public_address all-of !private",
         f"acl public any-of {'exempt ' if egress.private else ''}public_address",
+        # Squid takes the first rule that matches, so the order of these lines is the rule.
         "http_access deny !identified",
         "http_access allow agent denials",
         "http_access deny denials not_listed",
         *_allow("agent", "agent", agent, "!never"),
+        # Addresses are denied in every spelling, because only names are listed.
         "http_access deny literal not_listed",
         *_allow("all", "workspace", workspace, "public"),
     ]
@@ -193,6 +195,7 @@ def _program(place: ProxyFiles) -> list[str]:
         f"error_directory {place.pages}",
         f"hosts_file {place.hosts}",
         "visible_hostname egress",
+        # Hosts outside need not know of the proxy, and no answer is kept for another attempt.
         *("via off", "forwarded_for delete", "cache deny all", "cache_mem 0 MB", "memory_pools off"),
         *("pinger_enable off", "icp_port 0", "snmp_port 0", "client_db off", "workers 1"),
         # A model may think for minutes before it answers.
@@ -252,6 +255,7 @@ def _allow(name: str, user: str, targets: Iterable[ProxyTarget], address: str) -
         if port:
             yield f"acl {ports} port {port}"
         yield f"http_access allow {user} {hosts} {ports} {address}"
+        # The name is listed and its address is not acceptable: the page that Squid answers says so.
         yield f"http_access deny {user} {hosts} {ports} not_public"
 
 

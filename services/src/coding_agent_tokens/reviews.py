@@ -89,6 +89,7 @@ class Reviews:
 
     def _require_budget(self, address: str) -> None:
         now = self._clock.monotonic()
+        # Each review is a request to the API server, which serves the whole cluster.
         if len(self._running) >= _AT_ONCE:
             raise ReviewsLimitedError("The token service is finding out who other callers are.", 503, 1.0)
         budgets = self._budgets

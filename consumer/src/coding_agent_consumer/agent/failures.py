@@ -221,6 +221,7 @@ def refuses_images(error: ModelAPIError) -> bool:
     """Whether a request with images was refused for a reason that may be the images."""
     if not isinstance(error, ModelHTTPError) or too_long(error):
         return False
+    # Services refuse images in different ways, some with the status of a missing page or a defect.
     return error.status_code in (400, 413, 415, 422) or (
         error.status_code in (404, 500) and "image" in _text(error).lower()
     )

@@ -163,6 +163,7 @@ def allowed_models(settings: Settings) -> tuple[str, ...]:
 
 
 def _spellings(model: str) -> tuple[str, ...]:
+    # Claude Code marks a context of a million tokens in this way; the provider's name lacks the mark.
     return model, model.removesuffix("[1m]")
 
 

@@ -168,6 +168,8 @@ async def mcp_tools(
             except asyncio.CancelledError:
                 if (task := asyncio.current_task()) is not None and task.cancelling():
                     raise
+                # The MCP library cancels its caller when the connection breaks; nobody cancelled the
+                # attempt.
                 why = "the connection was closed"
             except TimeoutError:
                 why = f"no answer within {START_TIMEOUT:g} s"
@@ -236,6 +238,7 @@ async def call_safely(
 def _cause(error: BaseException, scrub: Scrub) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    # A server's error can repeat the token that it got in its environment.
     text = " ".join(scrub(str(error)).split())[:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -177,6 +177,8 @@ class Attempt:
         timeout = self.given.timeout_seconds
         deadline = Deadline.after(timeout, self.clock)
         self._time = AttemptTime(deadline, self.overtime, self.patience, self.stop, self.clock)
+        # The last seconds are for the upload of the transcript and the report; without them the pod is
+        # killed first.
         reserve = min(_RESERVE, self.grace / 3)
         try:
             outcome = await run_until(
@@ -242,6 +244,7 @@ class Attempt:
     async def _run(self) -> Outcome:
         loaded = await self._time.before_work(self.load)
         task, details = loaded.task, loaded.details
+        # It is set before anything can fail: the outcome names the open change however the attempt ends.
         self._change = task.state.change_url
         approval = await self._approval(task, details)
         if isinstance(approval, Outcome):
@@ -251,6 +254,7 @@ class Attempt:
         permit: Permit = PushPermit(
             task.forge, details, self.settings.consumer.branch_prefix, target.repository, self.lost
         )
+        # This is asked before the clone too, so that a task that must not push costs no model.
         await self._time.before_work(lambda: permit(target.branch))
         if self._round is not None:
             permit = self._round.permit(permit)
@@ -280,6 +284,8 @@ class Attempt:
                 unknown = not_run(settings.verify.commands_of(file))
                 return over.model_copy(update={"change_url": details.url, "verify": unknown})
             if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
+                # The pod cannot change while it runs. Nothing was asked of the model yet, so the attempt
+                # does not count.
                 message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
                 return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)
             settings = with_task_options(
@@ -530,9 +536,11 @@ class Attempt:
         if branch is None:
             message = "The agent found nothing to change in the repository."
             return outcome.model_copy(update={"reason": Reason.NOTHING_TO_CHANGE, "message": message})
+        # Another consumer has the task now, and it opens the change.
         if self.lost.is_set():
             raise StoppedError
         summary = beginning(worked.summary, _DESCRIPTION_LIMIT)
+        # The repository may have been renamed during the work.
         item = await self._time.after_work(lambda: task.forge.locate(task.item))
         change = await self._time.after_work(
             lambda: task.forge.open_change(

@@ -145,6 +145,8 @@ class GatewayApp:
             return
         given = credential_of(headers).encode()
         route = route_of(method, path, headers)
+        # A plain comparison takes longer the more characters are right, and commands can try as often as
+        # they like.
         if not hmac.compare_digest(given, self.gateway.credential.encode()):
             await _refuse(send, route, 401, "The credential is not the one of this attempt's gateway.")
             return
@@ -251,6 +253,7 @@ class GatewayApp:
         self, ask: ModelRequest, upstreams: Sequence[Upstream]
     ) -> tuple[list[Upstream], Pricing | None]:
         """Return the providers (if the allowance is money, those with known prices) and the highest price."""
+        # A tier or medium with another price would let an attempt spend more than it counts.
         if self.ledger.counts_money and ask.special is not None:
             raise RequestRefusedError(
                 403,
@@ -284,6 +287,7 @@ class GatewayApp:
             _ClientGoneError: the client did not wait that long.
         """
         turn = asyncio.ensure_future(self._turn_of(ask, pricing))
+        # Most requests fit at once; then no second task watches the connection.
         await asyncio.sleep(0)
         if not turn.done():
             gone = asyncio.ensure_future(receive())  # the body was read, so this is the connection's end
@@ -364,9 +368,11 @@ class GatewayApp:
         text = bytes(body[:_ERROR_LIMIT])
         for upstream in self.upstreams:
             for secret in upstream.secrets:
+                # The error goes to the agent and its commands, and providers like to quote what they got.
                 text = text.replace(secret.encode(), b"[key]")
         headers = returned_headers(response.raw_headers)
         wait = self.gateway.retry_after
+        # Codex retries only if it is told how long to wait.
         if status == 429 and wait is not None and b"retry-after" not in dict(headers):
             headers = [*headers, (b"retry-after", str(wait).encode())]
         await _answer(send, status, text, headers)
@@ -382,6 +388,7 @@ async def _refuse(send: Any, route: Route | None, status: int, message: str) -> 
     body = error_body(route.format if route else None, status, message)
     headers = [(b"content-type", b"application/json")]
     if status < 500:
+        # The clients of OpenAI and Anthropic obey this header; the same request would be refused again.
         headers.append((b"x-should-retry", b"false"))
     await _answer(send, status, body, headers)
 

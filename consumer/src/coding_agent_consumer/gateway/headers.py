@@ -60,6 +60,7 @@ def check_content(headers: Mapping[str, str]) -> None:
     Raises:
         RequestRefusedError: the headers say that the body is something else.
     """
+    # What is compressed cannot be checked, and a small body may become a huge one.
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise RequestRefusedError(
             400, "Compressed requests are not supported; send the request uncompressed."

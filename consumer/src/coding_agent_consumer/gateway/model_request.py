@@ -94,6 +94,7 @@ def read_request(
             raise RequestRefusedError(
                 403, f"The model {name[:100]} is not allowed; an administrator can add it to gateway.models."
             )
+    # The answer of such a request is fetched later, by its id.
     if data.get("background"):
         raise RequestRefusedError(
             400,
@@ -136,6 +137,8 @@ def _parsed(body: bytes) -> dict[str, Any]:
     except ValueError:
         # This is slower, but accepts half a surrogate pair, which clients produce when they cut a text.
         try:
+            # Two parsers may read a repeated key differently: ours the harmless one, the provider's the
+            # other.
             data = json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             raise RequestRefusedError(400, "The body is not JSON, or it names a key twice.") from None

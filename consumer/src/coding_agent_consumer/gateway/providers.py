@@ -77,6 +77,7 @@ class Providers:
                 )
             except aiohttp.SocketTimeoutError:
                 _logger.warning("A provider does not answer")
+                # It may work on the request, and charge for it, so no fallback is asked the same.
                 raise SilentProviderError from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 _logger.warning("A provider cannot be reached: %s", type(error).__name__)

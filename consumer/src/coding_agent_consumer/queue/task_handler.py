@@ -163,6 +163,7 @@ class TaskHandler:
                 f"no forge is configured for {item.host}; known: {', '.join(sorted(self.forges)) or 'none'}"
             )
             return
+        # A forge that is down must not take the places of tasks on other forges.
         breaker = self._breakers[item.host]
         trial = breaker.trial()
         if trial is None:
@@ -253,6 +254,7 @@ class TaskHandler:
 
     async def _with_item(self, claim: Claim, forge: Forge, progress: _Progress) -> None:
         """Decide about the claim and act; start over if another consumer changed the item meanwhile."""
+        # Each turn reads the comment again. The number only bounds a fight between two consumers.
         for _ in range(_DECISIONS):
             if await self._decide(claim, forge, progress):
                 return
@@ -270,6 +272,8 @@ class TaskHandler:
         state = await self._before_work(claim, progress, lambda: remembered(forge, item))
         progress.seen = state
         if state is not None and state.uuid == queued.uuid:
+            # A message that is delivered again after a crash has its old number; the comment has the true
+            # one.
             progress.attempt = max(progress.attempt, state.attempt)
         hands_off = self.settings.rounds.hands_off_label
         decision = decide_start(queued, details, state, labels, limit, hands_off_label=hands_off)
@@ -323,6 +327,7 @@ class TaskHandler:
         task = loaded.task
 
         async def prepare() -> None:
+            # Another consumer may have got the message while the broker was cut off from us.
             await self._checks.require_start(claim, task, progress.seen)
             await task.prepare()
 
@@ -339,6 +344,7 @@ class TaskHandler:
         request = claim.task.request.model_copy(update={"item": task.item})
         numbers = {"run": task.state.run, "attempt": task.state.attempt}
         identities = self.identities
+        # Each attempt has its own name at the proxy, so that an old password opens nothing for a new one.
         job = f"{task.name}-{task.state.attempt}"
         variables = identities.workspace(job, task.item) if identities else {}
 
@@ -472,6 +478,8 @@ class TaskHandler:
 
         async def check_labels() -> None:
             while True:
+                # A webhook may be missed, so the consumer looks for itself whether the label is still
+                # there.
                 await self.clock.sleep(self.settings.consumer.cancel_check_interval)
                 try:
                     reason = await task.check(hands_off)
@@ -548,6 +556,7 @@ class TaskHandler:
     def _delay(self, attempt: int, asked: float | None) -> float:
         consumer = self.settings.consumer
         own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max, self.clock.chance())
+        # Whoever asks for a longer wait knows when an answer is possible again.
         return max(own, asked_wait(asked or 0.0, consumer.retry_delay_max, self.clock.chance()))
 
 

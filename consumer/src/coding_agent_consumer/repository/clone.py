@@ -163,6 +163,7 @@ class BareClone:
 
         tips = parse_tips(await git.remote(("ls-remote", "--heads"), *names))
         if names[0] not in tips:
+            # Two mistakes look alike here: a repository without any commit, and a base branch that is gone.
             if not parse_tips(await git.remote(("ls-remote", "--heads"))):
                 raise RepositoryUnusableError(
                     f"{(await credentials('')).url} has no commit yet. Push a first commit, then try again."
@@ -218,6 +219,7 @@ class BareClone:
         """Write a bundle of the work branch at its start point, for `Workspace.seed`; return its path."""
         path = self._git.directory.parent / "seed.bundle"
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.start_point)
+        # A bundle has references and not commits, so the branch is at the start point while it is written.
         await self._git.local("bundle", "create", "--quiet", str(path), f"refs/heads/{self.branch}")
         await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
         return path
@@ -293,9 +295,11 @@ class BareClone:
         tree = await self._apply(patch) if patch.strip() else await self._tree_of(self.start_point)
         if self._merging is None and tree == await self._tree_of(self.tip):
             return None
+        # A rename would show one path; each path has to be checked.
         raw = await self._git.local("diff-tree", "-r", "-z", "--raw", "--no-renames", self.start_point, tree)
         changed = parse_changes(raw)
         for one in changed:
+            # The patch comes from a workspace that runs foreign code, so every path is checked here.
             reason = why_refused(one.path, one.mode)
             if reason:
                 raise InvalidPatchError(f"The change cannot be committed: {reason}.")
@@ -314,7 +318,9 @@ class BareClone:
         commit = await self._commit_tree(tree, message, author, parents=parents)
         if signer is not None:
             signed = signer.sign(await self._git.local("cat-file", "commit", commit))
+            # git signs with a program that its configuration names; writing the object needs none.
             commit = await self._git.local_id("hash-object", "-t", "commit", "-w", "--stdin", stdin=signed)
+        # With the old value, git refuses if anything else has moved the branch.
         await self._git.local("update-ref", f"refs/heads/{self.branch}", commit, self.tip)
         self.tip = commit
         self._merging = None
@@ -359,6 +365,7 @@ class BareClone:
             for role in ("AUTHOR", "COMMITTER")
             for what, value in (("NAME", author.name), ("EMAIL", author.email))
         }
+        # git refuses a message with a NUL, and a model can write anything.
         text = message.replace("\0", "").encode("utf-8", "replace")
         of = [argument for parent in parents for argument in ("-p", parent)]
         return await self._git.local_id("commit-tree", tree, *of, "-F", "-", stdin=text, env=identity)
@@ -410,6 +417,7 @@ class BareClone:
         )
 
     async def _patch_id(self, before: str, after: str) -> str:
+        # Attributes and configuration could name programs that change what is compared.
         options = ("-p", "--no-renames", "--no-ext-diff", "--no-textconv", "--no-color")
         difference = await self._git.local("diff-tree", *options, before, after)
         said = await self._git.local("patch-id", "--stable", stdin=difference)
@@ -445,6 +453,7 @@ class BareClone:
 
     async def _push_by_git(self, reference: str) -> None:
         tip = self.tip
+        # `--no-verify` skips hooks: our clone has none, and a hook would run with the token.
         command = ["push", "--porcelain", "--no-verify"]
         if self.lease is not None:
             # With a lease, git alone would also replace commits, so that is ruled out first.
@@ -491,6 +500,7 @@ class BareClone:
     async def _apply(self, patch: bytes) -> str:
         with tempfile.TemporaryDirectory(dir=self._git.directory.parent) as folder:
             env = {"GIT_INDEX_FILE": os.path.join(folder, "index")}
+            # A bare repository has no index; this one lives as long as the patch is applied.
             await self._git.local("read-tree", self.start_point, env=env)
             try:
                 apply = ("apply", "--cached", "--binary", "-")

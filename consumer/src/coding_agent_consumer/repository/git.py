@@ -180,6 +180,7 @@ class Git:
         try:
             return await self._remote(source, command, rest)
         except ForgeRefusedError as error:
+            # An App's token may have expired or been revoked during a long clone.
             refused = source.token if error.status == 401 else ""
             now = await self.credentials(refused, redirected=error.status in _REDIRECTED)
             if now == source:
@@ -197,6 +198,7 @@ class Git:
         if code != 0:
             text = redact(said + "\n" + out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
             with contextlib.suppress(SettingsError, ForgeError):
+                # git may have printed a token that was renewed in the meantime.
                 text = redact(text, await self.credentials(""))
             raise classify(text, source.url)
         return out
@@ -243,6 +245,7 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
     config = dict(_CONFIG)
     if token is not None:
         basic = base64.b64encode(f"{token.username}:{token.token}".encode()).decode("ascii")
+        # The header is in the environment: arguments are visible to every process, and a file stays behind.
         config[f"http.{token.url}.extraHeader"] = f"Authorization: Basic {basic}"
     env = {name: inherited[name] for name in _PASSED_ON if name in inherited}
     if authorities := env.get("SSL_CERT_FILE"):
@@ -256,7 +259,9 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
         "GIT_CONFIG_GLOBAL": os.devnull,
         "GIT_CONFIG_SYSTEM": os.devnull,
         "GIT_ATTR_NOSYSTEM": "1",
+        # `ext::` in a URL would run a program, and `file:` would read our disk.
         "GIT_ALLOW_PROTOCOL": "http:https",
+        # Without a terminal, git would wait for a password until its time is over.
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_ASKPASS": "",
         "SSH_ASKPASS": "",

@@ -82,6 +82,7 @@ class Mirror:
             await git.local(
                 *("-c", "fetch.unpackLimit=1", "fetch", "--quiet", "--no-tags", str(clone.directory)),
                 f"+refs/remotes/origin/{base}:{reference}",
+                # The source is a folder of this pod, and git's environment allows only HTTP.
                 env={"GIT_ALLOW_PROTOCOL": "file"},
             )
             packs = await asyncio.to_thread(lambda: list(self.repository.glob("objects/pack/*.pack")))

@@ -176,6 +176,7 @@ def _in_child(work: Callable[[], None], report: int) -> None:
                 report, json.dumps({"failed": str(error) or type(error).__name__}).encode()[:4000] + b"\n"
             )
     finally:
+        # The parent's clean-up and buffered output must not run a second time in the child.
         os._exit(1)
 
 
@@ -190,6 +191,7 @@ def _run_server(options: Options, isolation: str, parent: int, report: int, sess
             ) from error
         linux.adopt_orphans()
         linux.die_with_parent()
+        # If the parent died before `die_with_parent`, no signal comes any more.
         if os.getppid() == parent:
             _serve(options, options.folders, report, sessions)
         return

@@ -287,6 +287,7 @@ def read_lines(tree: Path, path: str, start_line: int, line_count: int | None, l
         limit: the most characters of the answer.
     """
     data = read_bytes(tree, path)
+    # git and grep tell binary files by a NUL near the beginning too.
     if b"\0" in data[:8192]:
         raise RequestError(f"{cut_end(path, 200)} is a binary file of {len(data)} bytes.")
     lines = data.decode("utf-8", "replace").split("\n")

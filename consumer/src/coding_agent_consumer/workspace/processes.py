@@ -72,6 +72,7 @@ def end_descendants(deadline: float = END_SECONDS) -> None:
                     os.kill(-1, signal.SIGKILL)
             else:
                 below = descendants(living_parents(), me)
+                # All are stopped first: while some are killed, the others could fork.
                 for number in (signal.SIGSTOP, signal.SIGKILL):
                     for pid in below:
                         with contextlib.suppress(ProcessLookupError, PermissionError):

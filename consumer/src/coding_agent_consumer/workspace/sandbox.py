@@ -57,6 +57,7 @@ def enter_view(
         real=lambda path: Path(os.path.realpath(path)),
     )
     steps = plan_view(readable, hidden, machine)
+    # Otherwise our mounts would appear on the machine too.
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     new = folders.root / "mnt"
     new.mkdir(mode=0o700, exist_ok=True)
@@ -64,10 +65,12 @@ def enter_view(
     linux.mount("tmpfs", str(new), "tmpfs", safe, "mode=0755,size=16m")
     for step in steps:
         _apply(step, new)
+    # Only harmless devices are shown: the machine's /dev has its disks.
     _make_devices(new)
     (new / "proc").mkdir()
     linux.mount("proc", str(new / "proc"), "proc", safe | linux.MS_NOEXEC)
     _make_read_only(new)
+    # This comes after everything else is read-only.
     _bind(folders.root, new / INSIDE.relative_to("/"), 0)
     for name in ("tmp", "var/tmp"):
         _bind(folders.tmp, new / name, 0)
@@ -93,10 +96,12 @@ def drop_rights(uid: int | None, *, capabilities: bool) -> None:
     with contextlib.suppress(OSError):
         # When memory is short, the kernel kills the workspace before the agent.
         Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    # A core file has the memory of the process, and takes disk space.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if capabilities:
         linux.drop_bounding_set()
     if uid is not None:
+        # Groups are dropped while we still may, and before the user.
         os.setgroups([])
         os.setresgid(uid, uid, uid)
         os.setresuid(uid, uid, uid)

@@ -124,9 +124,11 @@ class Tree:
             shutil.move(copy / ".git", folders.tree / ".git")
             copy.rmdir()
             own = ("--git-dir", str(folders.tree / ".git"), "--work-tree", str(folders.tree))
+            # The commands' clone must not show where our repository is.
             self._git(*own, "remote", "remove", "origin", bare=False)
             _write_exclude(folders.tree / ".git")
             self._git(*own, "reset", "--quiet", bare=False)
+            # This file comes last: a seed that was cut off is not taken for a whole one.
             replace_file(folders.seeded, self._config)
         except RequestError:
             remove(folders.git)
@@ -179,6 +181,7 @@ class Tree:
         # A name may have a line break, so it cannot stand in a file of patterns to ignore.
         added = b"\0".join((b".", *(b":(exclude,literal)" + name for name in new)))
         try:
+            # git leaves such files alone, so a large one is not read.
             self._update_index("--skip-worktree", kept)
             with tempfile.NamedTemporaryFile(dir=self._folders.tmp) as paths:
                 paths.write(added)
@@ -233,6 +236,7 @@ class Tree:
     def _changes(self) -> bytes:
         return self._git(
             *("diff", "--cached", "--binary", "--full-index", "--no-renames", "--no-color", "--no-ext-diff"),
+            # All options are given, because the commands may have set others in the configuration.
             *("--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--unified=3", _SEED, "--"),
             limit=MAX_PATCH,
             too_much=_TOO_MUCH,

@@ -102,6 +102,7 @@ class AgentTasks:
             )
         except ApiError as error:
             if error.status == 409:
+                # The name follows from the item and the run: somebody else has created this run.
                 return None
             raise
         return AgentTask.of(body)
@@ -121,7 +122,10 @@ class AgentTasks:
         Raises:
             ApiError: `conflict` if the task has changed.
         """
+        # A merge patch would keep fields that the new status lacks; a JSON patch replaces the status as a
+        # whole.
         test = {"op": "test", "path": "/metadata/resourceVersion", "value": task.version}
+        # `add` also replaces, and it works for a task that has no status yet.
         replace = {"op": "add", "path": "/status", "value": status.to_wire()}
         return await self._patch_status(task, [test, replace])
 
@@ -158,6 +162,7 @@ class AgentTasks:
             "apiVersion": "v1",
             "kind": "DeleteOptions",
             "propagationPolicy": "Background",
+            # A label may have been recorded on the task since it was read; then it must stay.
             "preconditions": {"uid": task.uid, "resourceVersion": task.version},
         }
         try:
@@ -182,6 +187,7 @@ class AgentTasks:
             },
             "type": event.type,
             "reason": event.reason,
+            # events.k8s.io allows a note of 1 kB.
             "message": event.message[:1000],
             "firstTimestamp": at,
             "lastTimestamp": at,
@@ -194,6 +200,7 @@ class AgentTasks:
             self._fence()
             await self._server.request("POST", f"/api/v1/namespaces/{self.namespace}/events", body=body)
         except ApiError as error:
+            # Events only inform people, so no work fails because of one.
             _logger.warning("Event %s of %s could not be written: %s", event.reason, about.name, error)
 
     async def renew(self) -> None:

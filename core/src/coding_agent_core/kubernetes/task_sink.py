@@ -178,6 +178,8 @@ class KubernetesSink:
                     continue
                 create = decision
             first, newest = first_run(request.item, runs), runs[-1] if runs else None
+            # The patches fail if a withdrawal or another receiver has changed these tasks since they were
+            # read.
             told = {task.uid: task for task in (first, newest) if task is not None}
             if not all([await tasks.patch(task, announcement(self._now())) for task in told.values()]):
                 continue  # run 1 was deleted, so its name is free, or the decision may be another one now
@@ -197,6 +199,7 @@ class KubernetesSink:
         name = task_name(request.item, round_part=request.trigger.name_part)
         runs = await _runs(tasks, request.item)
         if any(run.name == name for run in runs):
+            # After a lost answer, the round with this name is our own.
             return Submission(name, None if name in unanswered else _HAD_ITS_ROUND)
         decision = admit(request.trigger, latest_of(runs))
         if isinstance(decision, Duplicate):
@@ -257,6 +260,7 @@ class KubernetesSink:
             latest = latest_of(runs)
             if latest is None:
                 return CommandIgnored("the item has no task; apply the label to start one")
+            # A run remembers the command that started it, so a delivery that comes again starts no other.
             if command.trigger_id in latest.delivery_ids:
                 return CommandIgnored("it has already been executed")
             patch = store(runs[-1], command)
@@ -274,6 +278,8 @@ class KubernetesSink:
                 runs = await _runs(tasks, item)
                 if not runs:
                     break
+                # The reporter watches tasks, so an annotation on the newest one reaches it without another
+                # channel.
                 if await tasks.patch(runs[-1], must_look(runs[-1], self._now(), items, author)):
                     return runs[-1].name
             else:
@@ -342,6 +348,7 @@ async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> T
     if request.trusted or request.answers is None:
         return request
     runs = await _runs(tasks, request.answers)
+    # One stranger's text among the runs is enough to distrust the work that followed.
     trusted = bool(runs) and all(task.spec.trusted for task in runs)
     return request.model_copy(update={"trusted": trusted})
 

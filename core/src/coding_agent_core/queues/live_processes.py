@@ -35,6 +35,8 @@ class Process:
             fcntl.flock(starting, fcntl.LOCK_EX)
             self._remove_ended()
             self._file = self._path(self.id).open("a")
+            # The kernel releases the lock however the process ends; a process id can be another process's
+            # by then.
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
     @classmethod

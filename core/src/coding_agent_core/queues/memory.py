@@ -236,8 +236,10 @@ class MemoryQueue:
         urgent = self._notices[command.item.host].urgent
         waiting = sum(known[:2] == key[:2] for known in urgent)
         known = urgent.get(key)
+        # Anybody can write a comment, and each author has an entry of their own.
         if known is None and waiting >= LIMIT_PER_NAME:
             return CommandIgnored(f"{waiting} commands /{command.name} are already waiting")
+        # Webhooks can arrive in another order than that of the comments.
         if isinstance(known, IssueCommand) and command.time < known.time:
             return CommandIgnored("a newer one by the same author is waiting")
         self._notify(key, command)
@@ -398,6 +400,7 @@ class MemoryQueue:
 
         waiting = asyncio.create_task(wait())
         self._delays.add(waiting)
+        # asyncio keeps only weak references to tasks: without the set, this one could disappear.
         waiting.add_done_callback(self._delays.discard)
 
     def _handled(self, entry: Entry, claim: MemoryClaim) -> None:
@@ -419,6 +422,7 @@ class MemoryQueue:
     def _next(self) -> Entry | None:
         for entry in self._active:
             waits = entry.claim is None and entry.handled and not entry.delayed
+            # The next run of an item starts after the one before it, or both would push to one branch.
             is_first = entry.after is None or entry.after.ended
             if waits and is_first and entry.task.request.item.identity not in self._locked:
                 entry.after = None

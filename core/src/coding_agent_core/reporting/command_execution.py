@@ -119,10 +119,12 @@ async def execute(
 async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     forge = target.forge
     if command.user.casefold() == (await forge.whoami()).casefold():
+        # A comment that quotes a command would otherwise command the bot in a loop.
         return ExecutionResult.REFUSED, "the bot's own account cannot give commands"
     if await forge.permission(command.item, command.user) < Permission.WRITE:
         return ExecutionResult.REFUSED, f"{command.user} has no write access to the repository"
     try:
+        # The reaction is the record of the execution: it survives the process and a second delivery.
         if await forge.has_reacted(command.item, command.comment):
             return ExecutionResult.NOTHING, "it has already been executed"
     except ForgeNotFoundError:

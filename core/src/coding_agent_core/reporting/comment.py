@@ -463,6 +463,8 @@ def read_state(body: str) -> State | None:
     if found is None:
         return None
     try:
+        # A line of another release, or a damaged one, counts as absent: a comment must not stop the
+        # reporter.
         return State.model_validate_json(body[found].removeprefix(MARKER).removesuffix(" -->"))
     except ValidationError:
         return None

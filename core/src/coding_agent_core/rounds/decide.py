@@ -103,6 +103,7 @@ def interruption(snapshot: ChangeSnapshot, policy: RoundPolicy, head: str) -> St
 def _end_of_all(snapshot: ChangeSnapshot, policy: RoundPolicy, *, own: str) -> Stop | None:
     """Return why no work of any kind may be done on the change; `None` if work may be done."""
     noun = FACTS[snapshot.item.platform].change_noun
+    # The number of the account counts, because a login can be renamed and taken by somebody else.
     if not own or snapshot.author.id != own:
         return Stop(StopReason.NOT_OURS, f"Another account opened the {noun}, so only the label starts work.")
     if snapshot.state is ChangeState.MERGED:
@@ -183,6 +184,7 @@ class _Look:
         if self.record.full:
             sentence = f"The {noun} has had {len(self.record.rounds)} rounds, which is the limit."
             return Stop(StopReason.RECORD_FULL, sentence)
+        # Only people's acts count: a bot that comments every day would keep a change alive for ever.
         newest = self.acts.last or self.snapshot.created_at
         if self.now - newest >= self.policy.max_age:
             days = self.policy.max_age.days
@@ -193,6 +195,7 @@ class _Look:
             sentence = f"The rounds of this {noun} have spent their budget of {self.policy.budget}. {_AGAIN}"
             return Stop(StopReason.BOUND, sentence)
         pushed = [entry for entry in self.record.since(self.acts.acted) if entry.pushed]
+        # Two causes that contradict each other would be answered in turns until the limit.
         if len(pushed) > 1 and pushed[-1].patch is not None and pushed[-1].patch == pushed[-2].reverse:
             sentence = f"The last round undid the round before it, so a person has to decide. {_AGAIN}"
             return Stop(StopReason.UNDONE, sentence)
@@ -229,11 +232,13 @@ class _Look:
         if self.access.unknown:
             who = named(sorted(self.access.unknown))
             return Waiting(RoundKind.REVIEW, None, f"It is not known yet whether {who} may push.")
+        # An unread remark may be one that needs an answer, so "nothing to do" is not known.
         if not pending and WRITTEN & self.snapshot.left_out:
             return Waiting(RoundKind.REVIEW, None, "Remarks that were not read may need an answer.")
         if not pending:
             return None
         last = max((one.at for one in pending if one.at is not None), default=self.snapshot.updated_at)
+        # A time in the future comes from a clock that was set back, and would put the round off.
         until = min(last, self.now) + self.policy.review_quiet
         if until > self.now:
             return Waiting(RoundKind.REVIEW, until, STILL_WRITING)
@@ -257,6 +262,7 @@ class _Look:
         errors = fingerprints(diagnosis.fixable)
         rounds = self.record.since(self.acts.first_round(RoundKind.CHECKS))
         pushed = [entry for entry in rounds if entry.kind is RoundKind.CHECKS and entry.pushed]
+        # The same errors after a push: another round would spend money on the same attempt.
         if errors and pushed and pushed[-1].errors and set(pushed[-1].errors) <= set(errors):
             sentence = f"{_SAME_ERRORS}: {named(names)}. {_AGAIN}"
             return Stop(StopReason.NO_PROGRESS, sentence, RoundKind.CHECKS)

@@ -92,6 +92,7 @@ def listen(host: str, port: int) -> socket.socket:
         if family is socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, host != "::")
         listener.bind((host, port))
+        # A burst waits in the kernel for its turn, and is not refused while we are busy for a moment.
         listener.listen(2048)
     except OSError as error:
         listener.close()
@@ -306,6 +307,7 @@ class LimitedHttp(HttpToolsProtocol):
         self._await(self.limits.head_time)
 
     def _await(self, seconds: float) -> None:
+        # uvicorn itself limits neither the time nor the size of a head.
         self._deadline = self.loop.call_later(seconds, self._refuse, "408 Request Timeout")
 
     def _end_deadline(self) -> None:

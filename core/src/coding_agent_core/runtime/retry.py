@@ -278,6 +278,7 @@ class Shared(Generic[_K, _T]):
         if running is None:
             running = self._running[key] = asyncio.ensure_future(work())
             running.add_done_callback(lambda done: self._ended(key, done))
+        # Others wait for the same work, so one caller that gives up does not end it.
         return await asyncio.shield(running)
 
     def _ended(self, key: _K, done: asyncio.Future[_T]) -> None:

@@ -191,6 +191,7 @@ class GiteaChanges:
         snapshot = await self._read(item, known)
         if known.refused is None:
             return snapshot
+        # Gitea also says "not mergeable" while it still computes; a conflict lasts.
         await self.client.clock.sleep(_CHECKING_WAIT)
         return await self._read(
             item, KnownPullRequest(refused=(known.refused[0], snapshot.read_at - _CHECKING))

@@ -199,6 +199,8 @@ class GiteaDiscussion:
                 largest = (await self.client.get(_ApiSettings, call)).max_response_items
             except ForgeNotFoundError:
                 largest = _PAGE
+            # An installation may return fewer entries than asked for, and a short page would look like the
+            # last one.
             self.client.page_size = min(_PAGE, largest)
         return self.client.page_size
 

@@ -354,6 +354,7 @@ class GitHubForge(Forge):
         try:
             await self.client.send(call)
         except ForgeNotFoundError as error:
+            # GitHub answers 404 for a missing label and for a missing item; only the text tells them apart.
             if "label does not exist" in str(error).lower():
                 return False
             # With any other message, the item may be gone or just the label. So we read the item.
@@ -398,6 +399,8 @@ class GitHubForge(Forge):
         try:
             pull = await self.client.get(ItemResponse, call)
         except ForgeError as error:
+            # Private repositories of free plans have no drafts; an ordinary pull request is better than
+            # none.
             if not draft or error.status != 422 or _NO_DRAFTS not in str(error).lower():
                 raise
             _logger.info("%s has no drafts, so its pull request is opened as ready", item.repository)

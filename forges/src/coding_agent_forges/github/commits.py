@@ -56,6 +56,7 @@ class GitHubCommits:
         try:
             await self.client.send(Call("POST", where, what, json=body))
         except ForgeError as error:
+            # An earlier request whose answer was lost may have made the branch.
             if error.status != 422 or "reference already exists" not in str(error).lower():
                 raise
 

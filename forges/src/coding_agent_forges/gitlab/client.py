@@ -299,6 +299,7 @@ class GitLabForge(Forge):
         try:
             await self.client.send(Call("POST", _project_path(item, "statuses", commit), what, json=body))
         except ForgeError as error:
+            # GitLab refuses to set a status that the commit has already.
             if error.status != 400 or "cannot transition" not in str(error).lower():
                 raise
 

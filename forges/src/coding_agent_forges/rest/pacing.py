@@ -155,6 +155,7 @@ class Paced:
         for bucket in buckets:
             bucket.take(now)
         if kind is RequestKind.CREATE:
+            # The request counts from when it is sent, and not from when it began to wait.
             self._created.take(now + wait)
         while wait > 0:
             await self._clock.sleep(wait)
@@ -181,6 +182,7 @@ class Paced:
             self._hour.resize(*_hourly(limit * self._rate.hourly_share))
         wait = asked_pause(status, headers, content, keep=self._rate.keep, now=self._clock.now())
         if wait is not None:
+            # An answer to an older request may ask for a shorter pause.
             self._until = max(self._until, self._clock.monotonic() + wait)
 
 

@@ -208,6 +208,7 @@ class ForgeSetup(ABC):
         try:
             await self.forge.client.send(call)
         except ForgeError as error:
+            # Somebody else, or an earlier request whose answer was lost, has made the label.
             if error.status not in (409, 422) or label.name not in await self.labels(repository):
                 raise
 

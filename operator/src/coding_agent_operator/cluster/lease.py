@@ -162,6 +162,7 @@ class Lease:
             LeaseLostError: another replica has taken the Lease.
         """
         while True:
+            # A Lease is renewed three times before it expires, so that a lost request costs nothing.
             await asyncio.sleep(self._duration / 3 if self.held() else min(_WAIT_S, self._duration / 3))
             if await self.renew():
                 continue
@@ -226,6 +227,8 @@ class Lease:
             "leaseDurationSeconds": self._duration,
             "renewTime": at,
         }
+        # While we hold the Lease and our last request was answered, its version is known, and a read is
+        # saved.
         if self._stale or self._seen is None or self._seen.holder != self._me:
             await self._read()
             spec["acquireTime"] = at

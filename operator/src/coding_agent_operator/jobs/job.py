@@ -146,7 +146,10 @@ def job_manifest(
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
+            # Otherwise the replacement starts while the old pod is terminating, and two pods push to one
+            # branch.
             "podReplacementPolicy": "Failed",
+            # The pod's own deadline ends an attempt. The Job's covers a pod that waits or was replaced.
             "activeDeadlineSeconds": _ROOM * pod["activeDeadlineSeconds"],
             "podFailurePolicy": {
                 "rules": [
@@ -205,6 +208,7 @@ def earlier_of(status: Status) -> EarlierAttempts:
         change_url=result.change_url,
         recap="\n\n".join(parts)[-_RECAP:],
         transcripts=tuple(attempt.transcript for attempt in status.attempts if attempt.transcript),
+        # If the usage of one attempt is unknown, a sum would be too small.
         usage=None if any(attempt.usage is None for attempt in ended) else result.usage or Usage(),
     )
 
@@ -284,6 +288,7 @@ def with_token_credential(
     def given(container: Mapping[str, Any]) -> Mapping[str, Any]:
         if container["name"] not in (AGENT_CONTAINER, CLONE_CONTAINER):
             return container
+        # The workspace runs a stranger's code, so it gets no credential.
         return _with_variables(container, {CREDENTIAL_VARIABLE: text})
 
     pod = {**pod, **{kind: [given(one) for one in pod[kind]] for kind in ("initContainers", "containers")}}
@@ -316,6 +321,7 @@ def with_egress(
 
     def connected(container: Mapping[str, Any]) -> Mapping[str, Any]:
         name = container["name"]
+        # Neither the container that reports nor a service needs another host.
         if name == VERIFY_CONTAINER or name.startswith(SERVICE_PREFIX):
             return container
         return _with_variables(container, agent if name in (AGENT_CONTAINER, CLONE_CONTAINER) else workspace)

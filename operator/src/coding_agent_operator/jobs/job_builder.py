@@ -300,6 +300,7 @@ class RepositoryCaches:
             volume_claim = found or await self._cluster.create_volume_claim(wanted)
             problem = why_unusable(volume_claim, await self._events_of(volume_claim))
         except ApiError as error:
+            # These pass by themselves. Any other refusal lets the attempt start without its cache.
             if error.status is None or error.status >= 500 or error.status in (409, 429):
                 raise
             problem = str(error)

@@ -145,6 +145,7 @@ def _merge_template(spec: dict[str, Any], template: Mapping[str, Any]) -> dict[s
         name = container["name"]
         containers[name] = _merge(containers[name], container)
     for container in containers.values():
+        # A template sets the user. The group follows it, so that no two containers share a group.
         container["securityContext"]["runAsGroup"] = container["securityContext"]["runAsUser"]
     agent, workspace = containers[AGENT_CONTAINER], containers[WORKSPACE_CONTAINER]
     for program in programs:
@@ -162,6 +163,7 @@ def _merge(built: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, Mapping) and isinstance(known, Mapping):
             merged[key] = _merge(known, value)
         elif isinstance(known, list):
+            # Kubernetes merges these lists by the same keys.
             by = "mountPath" if key == "volumeMounts" else "name"
             entries = {entry[by]: entry for entry in known}
             for entry in value:
@@ -262,6 +264,7 @@ def _service(
         "image": service.image,
         "imagePullPolicy": template.pull_policy,
         "restartPolicy": "Always",
+        # Kubernetes expands $(NAME) in values; a repository's text is meant literally.
         "env": [{"name": key, "value": value.replace("$", "$$")} for key, value in service.env.items()],
         "resources": {
             "requests": {"cpu": resources.cpu, "memory": resources.memory, "ephemeral-storage": "64Mi"},
@@ -341,6 +344,7 @@ def credentials_volume(credentials: Iterable[Credential]) -> dict[str, Any]:
         }
         for credential in credentials
     ]
+    # Projected files belong to root; the agent reads them by the group of the pod.
     return {"name": "credentials", "projected": {"defaultMode": 0o440, "sources": sources}}
 
 

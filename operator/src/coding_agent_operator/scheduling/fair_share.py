@@ -99,6 +99,7 @@ def orphans_of(
         if not job.finished
     }
     for pod in pods:
+        # A pod whose attempt is still open is counted with its task.
         if pod.job_uid not in known and pod.job_name not in open_attempts:
             orphan = Orphan(
                 f"pod/{pod.name}", pod.item or pod.name, pod.repository, pod.created, pod.allowance
@@ -174,6 +175,7 @@ def fair_schedule(
         for task in rest
         if is_full or running[task.repository] >= task.repository_limit
     }
+    # They come last: whatever ends, they still wait for a run of their own item.
     blocked = [task for task in waiting if first[task.item] is not task]
     order = [*_fairly(rest, running, now, aging), *_fairly(blocked, running, now, aging)]
     return Schedule(
@@ -240,6 +242,7 @@ def _fairly(
 
     def offer(place: str) -> None:
         queue = queues[place]
+        # A task that is too expensive now must not keep a cheaper one of its repository waiting.
         while queue and left is not None and tasks[queue[-1][1]].short_of(left) is not None:
             queue.pop()
         if not queue or (left is not None and running[place] >= tasks[queue[-1][1]].repository_limit):

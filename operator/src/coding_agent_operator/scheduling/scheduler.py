@@ -195,6 +195,7 @@ class Scheduler:
             self._changed.clear()
             began = clock()
             self._pass()
+            # Passes take longer with more tasks; the pause keeps their share of the CPU the same.
             await asyncio.sleep((clock() - began) / _PASS_SHARE)
 
     def _pass(self) -> None:

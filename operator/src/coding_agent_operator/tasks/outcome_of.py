@@ -150,8 +150,11 @@ def outcome_of(job: Job) -> AttemptOutcome:
             return attempt_outcome(PodReason.JOB_DEADLINE_EXCEEDED)
         if job.complete:
             return attempt_outcome(Reason.COMPLETED)
+        # Somebody, or the garbage collector, deleted the pod before it was read.
         return attempt_outcome(PodReason.POD_LOST, job.failure_detail)
     report = pod.report
+    # A report from before the end does not count if the exit code says otherwise: the agent was killed
+    # later.
     if report is not None and pod.exit_code == report.exit_code and _its_own_end(job, pod, report):
         # A pod that reports "cancelled" was stopped from outside. If the task were cancelled, its spec would
         # say so.
@@ -262,6 +265,7 @@ def _deciding_pod(job: Job) -> Pod | None:
     good = [pod for pod in ended if pod.phase == "Succeeded"]
     if job.complete and good:
         return good[-1]
+    # A pod that is still running says nothing about the end of the Job.
     return ended[-1] if ended else None
 
 

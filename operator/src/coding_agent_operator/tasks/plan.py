@@ -296,6 +296,7 @@ def _waits_since(task: AgentTask, now: datetime) -> datetime:
 def _summary(task: AgentTask, state: TaskState, decision: SchedulingDecision) -> tuple[Phase, str, str]:
     """Return the phase, and reason and message of the condition `Succeeded`."""
     if state.outcome is not None:
+        # The schema refuses a longer message, and with it the whole status.
         return state.outcome.phase, state.outcome.reason, state.outcome.message[:4096]
     last = state.attempts[-1] if state.attempts else None
     if state.verifying and state.stage is not Stage.SUSPENDED:

@@ -104,6 +104,8 @@ class Reconciler:
             return None
         jobs = await self._jobs_of(task)
         plan = self._plan(task, jobs, decision)
+        # The Job is created before the status names it: if we are killed in between, the next pass finds
+        # the Job by its name. A recorded attempt without a Job would count as deleted.
         manifest = await self._manifest(task, plan)
         if manifest is not None:
             job = await self._create(task, manifest)
@@ -118,6 +120,7 @@ class Reconciler:
         lasting = [event for event in plan.lasting if (task.uid, event) not in self._emitted]
         self._emitted.update((task.uid, event) for event in lasting)
         await self._emit(task, lasting)
+        # Why a Job ends is recorded before the Job is deleted: afterwards nothing would show it.
         await self._clean_up(task, plan)
         return plan
 

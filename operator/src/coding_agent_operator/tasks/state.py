@@ -217,6 +217,7 @@ def _between_attempts(
         return Stage.SUSPENDED, None, soonest
     if soonest is not None and soonest > now:
         return Stage.BACKOFF, None, soonest
+    # A person's `/cancel` waits for the reporter. An attempt that starts meanwhile would work in vain.
     asked = cancel_asked(task)
     if asked is not None and now < (until := asked + COMMAND_WAIT):
         return Stage.HELD, None, until
@@ -308,6 +309,7 @@ def _task_outcome(
         return None
     newest = attempts[-1]
     reason, message = newest.reason or "Failed", newest.message or "The attempt failed."
+    # Only a new end decides: an older one was followed by another attempt already.
     if last is not None and not last.retried:
         return TaskOutcome(Phase.FAILED, reason, message)
     allowance = used_up(attempts)
@@ -317,14 +319,18 @@ def _task_outcome(
     counted, maximum = sum(1 for attempt in attempts if attempt.counted), task.spec.max_attempts
     if counted >= maximum:
         return TaskOutcome(Phase.FAILED, reason, f"{message} That was attempt {counted} of {maximum}.")
+    # Each push to the file could ask for another pod; without a limit, no attempt would ever work.
     restarts = sum(1 for attempt in attempts if attempt.reason == Reason.ENVIRONMENT_CHANGED)
     if restarts > MAX_RESTARTS:
         many = f"{message} It has changed {restarts} times during this task, so the operator gave up."
         return TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_CHANGED, many)
     disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason not in AT_ONCE)
+    # Disruptions do not count against `maxAttempts`, but a pod that is always evicted must not run for
+    # ever.
     if disrupted > policy.max_disruptions:
         many = f"{message} The cluster disrupted {disrupted} attempts, so the operator gave up."
         return TaskOutcome(Phase.FAILED, reason, many)
+    # The status lists all attempts, and an object must stay small.
     if len(attempts) >= MAX_RECORDED:
         many = f"The operator gave up after {len(attempts)} attempts."
         return TaskOutcome(Phase.FAILED, PodReason.TOO_MANY_ATTEMPTS, many)

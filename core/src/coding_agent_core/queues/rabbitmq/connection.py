@@ -88,6 +88,7 @@ class IoThread:
             return
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_cancel_others(), loop))
         loop.call_soon_threadsafe(loop.stop)
+        # A thread that hangs must not keep the program from ending.
         await asyncio.to_thread(thread.join, 5)
         if not thread.is_alive():
             loop.close()
@@ -126,6 +127,7 @@ class Connection:
         try:
             async with asyncio.timeout(timeout):
                 *others, last = secrets.current() or ["guest"]
+                # While a password is rotated, the broker may know only the old one or only the new one.
                 for password in others:
                     try:
                         return await cls._open(settings, password, timeout)
@@ -152,9 +154,11 @@ class Connection:
                 host=settings.host,
                 port=settings.port,
                 credentials=pika.PlainCredentials(settings.user, password),
+                # Without heartbeats, a connection that a firewall dropped would look open for hours.
                 heartbeat=settings.heartbeat,
                 socket_timeout=timeout,
                 stack_timeout=timeout,
+                # The broker's management pages show this name.
                 client_properties={"connection_name": "coding-agent"},
             ),
             on_open_callback=lambda _raw: _resolve(opened, None),
@@ -183,6 +187,7 @@ class Connection:
             ChannelClosedError: the broker refused the declaration.
         """
         channel = await Channel.open(self)
+        # A refused declaration closes its channel, so none that is in use declares a queue.
         frame = await channel.call(channel.raw.queue_declare, queue=queue, **arguments)
         channel.close()
         return frame

@@ -266,6 +266,8 @@ class ConsumerConnection:
             with suppress(BrokerError, TimeoutError):
                 async with asyncio.timeout(self.timing.connect):
                     waiting = waiting_queue(self.settings.queue, claim.task.request.item)
+                    # If this fails, the broker deletes the lock with the connection, and the mark is only
+                    # shown to polls.
                     await self._open_connection().delete(claim.lock, waiting)
 
     async def settle(self, claim: RabbitMQClaim, copy: Message | None, *, comes_again: bool) -> bool:
@@ -286,6 +288,8 @@ class ConsumerConnection:
             return False
         if not (comes_again or claim.is_refused):
             self.tracker.settle(claim.task)
+        # The copy is confirmed by now. If we are killed in between, the message is delivered again, and the
+        # comment shows that its attempt is over.
         claim.delivery.acknowledge()
         self._end_claim()
         return True

@@ -98,6 +98,7 @@ class ConfirmingChannel(Channel):
             headers=dict(message.headers) if message.headers else None,
         )
         try:
+            # Without `mandatory`, the broker drops a message whose queue does not exist, and confirms it.
             self.raw.basic_publish("", message.queue, message.body, properties, mandatory=True)
             await self.wait(confirmed)
         except exceptions.AMQPError as error:

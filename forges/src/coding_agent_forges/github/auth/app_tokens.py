@@ -233,6 +233,7 @@ class AppTokens:
             kept = await self._exchange(repository, purpose, within)
         except ForgeUnavailableError as error:
             now = self._clock.monotonic()
+            # A token that is still valid helps over an outage of GitHub.
             if kept is None or kept.expires - now <= _LEAST:
                 raise
             _logger.warning("The token for %s is not renewed yet: %s", repository or "all", error)

@@ -1,8 +1,8 @@
 """`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
 
 It also makes what the templates know of other code: files/forges.json, from the forges' folders, and
-files/runners.json, from the formats that the runners speak. And it makes what the programs know of the chart:
-core's agenttask_schema.json, from crds/agenttask.yaml.
+files/runners.json, from the formats that the runners speak; and files/moved.yaml. It makes what the programs
+know of the chart: core's agenttask_schema.json, from crds/agenttask.yaml.
 
 `config` takes what config.yaml takes, except what the chart sets itself.
 """
@@ -10,6 +10,7 @@ core's agenttask_schema.json, from crds/agenttask.yaml.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
+from coding_agent_core.settings.moved import MOVED
 from coding_agent_core.task.agenttask import VERSION
 from coding_agent_core.task.agenttask_schema import schema_of
 
@@ -26,7 +28,7 @@ FORGES = FOLDER / "coding-agent" / "files" / "forges.json"
 RUNNERS = FOLDER / "coding-agent" / "files" / "runners.json"
 CRD = FOLDER.parent / "crds" / "agenttask.yaml"
 AGENTTASK = FOLDER.parent / "core" / "src" / "coding_agent_core" / "task" / "agenttask_schema.json"
-MOVED = FOLDER / "coding-agent" / "files" / "moved.yaml"
+MOVED_FILE = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {
     "queue.backend": "",
@@ -47,10 +49,6 @@ CHART_SETS = {
     "context_storage.s3.secret_access_key": "secrets.s3",
     "operator.namespace": "",
     "operator.namespaces": "operator.namespaces",
-    "operator.http_host": "",
-    "operator.http_port": "",
-    "reporter.http_host": "",
-    "reporter.http_port": "",
     "consumer.commits.signing_key": "attempts.signing",
     "egress": "egress",
     "operator.job.image": "attempts.image",
@@ -66,6 +64,9 @@ CHART_SETS = {
 
 _VARIABLE = r"\$\{[A-Za-z_]"
 """The beginning of a variable in config.yaml, as the settings' loader knows it."""
+MOVED_VALUES: dict[str, str] = {}
+"""Values of the chart that moved or went, and what to write instead. A key of `pods` is also one of the
+programs' sections."""
 PROGRAMS = ("receiver", "operator", "reporter", "polling", "userConfig", "egress", "tokens")
 """The sections that take the keys of `pods` for one program."""
 
@@ -92,8 +93,17 @@ def values_schema() -> dict[str, Any]:
     definitions = settings.pop("$defs")
     for key in CHART_SETS:
         _remove(settings, definitions, key.split("."))
-    for key in yaml.safe_load(MOVED.read_text(encoding="utf-8")):
+    for key in MOVED:
         _let_through(settings, definitions, key.split("."))
+    # Nobody's settings: the chart's tests on a node set them, and the programs check them.
+    settings["properties"]["development"] = {"type": "object"}
+    del definitions["Development"]
+    for key in MOVED_VALUES:
+        *sections, last = key.split(".")
+        node = schema
+        for section in sections:
+            node = node["properties"][section]
+        node["properties"][last] = {}
     schema["properties"]["config"] = _tidy(settings)
     for name, definition in sorted(definitions.items()):
         schema["$defs"][f"Settings.{name}"] = _tidy(definition)
@@ -230,6 +240,17 @@ def _undescribed(node: Any) -> Any:
     }
 
 
+def moved() -> str:
+    """Return the content of files/moved.yaml: what to write instead of each value that moved."""
+    section = re.compile(rf"`(?=({'|'.join(Settings.model_fields)})\.)")
+    found = {f"config.{key}": section.sub("`config.", instead) for key, instead in MOVED.items()}
+    return (
+        "# Written by charts/schema.py: values that moved, and what to write instead. The schema lets\n"
+        "# them through, so that the chart can name the new place.\n"
+        + yaml.safe_dump(found | MOVED_VALUES, width=1000, allow_unicode=True)
+    )
+
+
 def text() -> str:
     """Return the content of the file."""
     return json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n"
@@ -240,3 +261,4 @@ if __name__ == "__main__":
     FORGES.write_text(forges(), encoding="utf-8")
     RUNNERS.write_text(runners(), encoding="utf-8")
     AGENTTASK.write_text(agenttask(), encoding="utf-8")
+    MOVED_FILE.write_text(moved(), encoding="utf-8")

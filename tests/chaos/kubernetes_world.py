@@ -311,13 +311,16 @@ def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
         "webhook": {"commands": {"enabled": True}},
         "rounds": ROUNDS,
         "limits": {"global": GLOBAL_LIMIT, "per_repository": REPOSITORY_LIMIT},
-        # Shorter than a person would set them, so that a run of minutes shows what takes an hour.
-        "operator": {
-            "job": {**SMALL, "grace_seconds": GRACE_SECONDS},
+        # Shorter than in real use, so that a run of minutes shows what takes an hour.
+        "operator": {"job": {**SMALL, "grace_seconds": GRACE_SECONDS}},
+        "reporter": {"grace": 10},
+        "development": {
             "relist_interval": 15,
-            "policy": {"backoff_base": 2, "backoff_max": 10},
+            "retry_delay": 2,
+            "retry_delay_max": 10,
+            "check_interval": 15,
+            "forge_retry_max": 10,
         },
-        "reporter": {"grace": 10, "check_interval": 15, "retry_max": 10, "relist_interval": 15},
     }
     values = {
         "secrets": {

@@ -7,8 +7,7 @@ no secrets.
 {{- $webhook := dict "server" (dict "host" "0.0.0.0" "port" 8000) -}}
 {{- $own := dict
   "queue" (dict "backend" "kubernetes")
-  "reporter" (dict "http_host" "0.0.0.0" "http_port" 8080)
-  "operator" (dict "http_host" "0.0.0.0" "http_port" 8080 "job" (include "coding-agent.job" . | fromYaml))
+  "operator" (dict "job" (include "coding-agent.job" . | fromYaml))
 -}}
 {{- with include "coding-agent.servedNamespaces" . | fromJsonArray -}}
   {{- $_ := set $own.operator "namespaces" . -}}

@@ -7,8 +7,16 @@
 {{- range $forge, $_ := $facts -}}{{- $_ := set $tokens $forge "token" -}}{{- end -}}
 {{- $problems := list -}}
 {{- range $old, $new := .Files.Get "files/moved.yaml" | fromYaml -}}
-  {{- if include "coding-agent.hasPath" (list $.Values.config $old) -}}
-    {{- $problems = append $problems (printf "config.%s: this setting moved; write instead: %s" $old $new) -}}
+  {{- $places := list $old -}}
+  {{- if hasPrefix "pods." $old -}}
+    {{- range $program := list "receiver" "operator" "reporter" "polling" "userConfig" "egress" "tokens" -}}
+      {{- $places = append $places (printf "%s.%s" $program (trimPrefix "pods." $old)) -}}
+    {{- end -}}
+  {{- end -}}
+  {{- range $place := $places -}}
+    {{- if include "coding-agent.hasPath" (list $.Values $place) -}}
+      {{- $problems = append $problems (printf "%s: this setting moved; write instead: %s" $place $new) -}}
+    {{- end -}}
   {{- end -}}
 {{- end -}}
 {{- range $kind, $field := merge (dict "model" "apiKey") $tokens -}}

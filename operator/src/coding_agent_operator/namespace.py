@@ -32,6 +32,7 @@ from coding_agent_operator.jobs.job_builder import JobBuilder
 from coding_agent_operator.scheduling.scheduler import Scheduler
 from coding_agent_operator.tasks import metrics
 from coding_agent_operator.tasks.evidence import evidence_limit
+from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 from coding_agent_operator.tasks.plan import status_with_defect
 from coding_agent_operator.tasks.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
 from coding_agent_operator.tasks.runs import Duplicates, sweep_forever
@@ -82,7 +83,12 @@ class NamespaceController:
         # Names of pods are unique only within their namespace.
         me = f"{operator.own_namespace}/{identity(os.environ)}"
         self.lease = Lease(
-            server, namespace, LEASE, me, operator.lease_duration, acts=metrics.LEADER.labels(namespace).set
+            server,
+            namespace,
+            LEASE,
+            me,
+            operator.lease_duration,
+            acts=metrics.LEADER.labels(namespace).set,
         )
         self.cluster.may_write = self.lease.held
         self.acting = False
@@ -93,7 +99,7 @@ class NamespaceController:
                 (tasks, lambda: self.cluster.tasks.list(DEFAULTED, NOT_ENDED)),
                 (jobs, lambda: self.cluster.list_jobs(ACTIVE)),
             ],
-            operator.relist_interval,
+            settings.relist_interval,
             listed=self._listed,
             behind=behind,
         )
@@ -105,7 +111,7 @@ class NamespaceController:
         self._reconciler = Reconciler(
             objects,
             JobBuilder(self.cluster, settings, self._now),
-            policy=operator.policy,
+            policy=AttemptPolicy.of(operator.policy, settings.development),
             evidence_limit=evidence_limit(settings.verify, operator.job),
             unauthorized=self._unauthorized_requests.refusal,
             waits=self.scheduler.kueue_messages,
@@ -155,7 +161,7 @@ class NamespaceController:
                 group.create_task(self.lease.keep())
                 group.create_task(self.relist.run())
                 keep = timedelta(seconds=self._settings.operator.policy.keep_finished)
-                interval = self._settings.operator.sweep_interval
+                interval = self._settings.development.sweep_interval
                 budgets = self._settings.budgets
                 group.create_task(sweep_forever(self.cluster.tasks, keep, budgets, interval, self._now))
                 group.create_task(self._adopt_unlabeled())
@@ -199,7 +205,7 @@ class NamespaceController:
             ApiError: a right was taken away.
         """
         for turn in itertools.count(1):
-            await asyncio.sleep(self._settings.operator.relist_interval)
+            await asyncio.sleep(self._settings.relist_interval)
             doubtful = self.acting and not self.lease.held()
             if not doubtful and turn % _PROBE_EVERY:
                 continue
@@ -341,7 +347,7 @@ class NamespaceController:
         The receiver creates complete tasks with that label. All other tasks were written by a person or a
         GitOps tool, or have lost their labels.
         """
-        tasks, seconds = self.cluster.tasks, int(self._settings.operator.sweep_interval)
+        tasks, seconds = self.cluster.tasks, int(self._settings.development.sweep_interval)
         while True:
             try:
                 listed, version = await tasks.list(NOT_DEFAULTED, NOT_ENDED)

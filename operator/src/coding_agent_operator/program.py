@@ -23,7 +23,7 @@ from coding_agent_operator.cluster.controller import Controller, NamespacedName,
 from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, Job, read_job
 from coding_agent_operator.cluster.requests import namespaces_with_tasks
 from coding_agent_operator.cluster.schema import SchemaCheck
-from coding_agent_operator.cluster.watching import Resource, Selector, probes_served, watch
+from coding_agent_operator.cluster.watching import PROBES, Resource, Selector, probes_served, watch
 from coding_agent_operator.namespace import NamespaceController
 from coding_agent_operator.tasks import metrics
 
@@ -44,18 +44,17 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     Raises:
         SettingsError: this process has no credentials for a cluster.
     """
-    operator = settings.operator
     stop = stop or asyncio.Event()
     server = await ApiServer.connect(
         Access.find(),
-        operator.request_limit,
+        settings.operator.request_limit,
         role="operator/deploy/role.yaml",
         on_answer=lambda verb, status: metrics.API_REQUESTS.labels(verb, status).inc(),
     )
     namespaces = Namespaces(server, settings)
     try:
         async with probes_served(
-            operator.http_host, operator.http_port, alive=namespaces.alive, ready=namespaces.ready
+            *settings.development.listen(PROBES), alive=namespaces.alive, ready=namespaces.ready
         ):
             watching = watch(
                 WATCHED,
@@ -227,14 +226,14 @@ class Namespaces:
         if behind and now >= self._restart_due:
             self.restart_watches.set()
             self._restarts += 1
-            interval = self._settings.operator.relist_interval
+            interval = self._settings.relist_interval
             self._restart_due = now + backoff(self._restarts, interval, _RESTART_MAX_S)
         elif not any(controller.relist.watch_dead for controller in self._controllers.values()):
             self._restarts = 0
 
     async def _discover(self) -> None:
         """Find namespaces with tasks that no watch has shown, and close namespaces without tasks."""
-        operator, clock = self._settings.operator, asyncio.get_running_loop().time
+        settings, clock = self._settings, asyncio.get_running_loop().time
         sweep_due = 0.0
         while True:
             # Namespaces with only ended tasks are served too, to delete the tasks later.
@@ -244,17 +243,17 @@ class Namespaces:
                     self._open(namespace)
             except ApiError as error:
                 _logger.warning("The cluster cannot be listed: %s", error)
-                await asyncio.sleep(min(_RETRY_FIRST_S, operator.relist_interval))
+                await asyncio.sleep(min(_RETRY_FIRST_S, settings.relist_interval))
                 continue
             self._discovered = True
-            sweep_due = clock() + operator.sweep_interval if ended_too else sweep_due
+            sweep_due = clock() + settings.development.sweep_interval if ended_too else sweep_due
             for namespace, controller in list(self._controllers.items()):
                 if not controller.empty or await controller.cluster.has_tasks() or not controller.empty:
                     continue
                 # The namespace may have closed on its own while we waited for the API server.
                 if self._controllers.get(namespace) is controller:
                     self._serving[namespace].cancel()
-            await asyncio.sleep(operator.relist_interval)
+            await asyncio.sleep(settings.relist_interval)
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -18,7 +18,7 @@ REQUIRED = CHART / "ci" / "required-values.yaml"
 MOVED = [
     entry
     for entry in yaml.safe_load((CHART / "files" / "moved.yaml").read_text()).items()
-    if entry[0] != "operator.job.agent"
+    if entry[0] != "config.operator.job.agent"
 ]
 
 WRONG = [
@@ -106,7 +106,7 @@ IMPOSSIBLE = [
         "config.operator.job.pod_template.spec.runtimeClassName=kata",
         "config.operator.job.runtime_classes: config.operator.job.pod_template.spec.runtimeClassName already",
     ),
-    *((f"config.{old}=1", f"config.{old}: this setting moved; write instead: {new}") for old, new in MOVED),
+    *((f"{old}=1", f"{old}: this setting moved; write instead: {new}") for old, new in MOVED),
 ]
 """The templates refuse them, all at once."""
 APART = [

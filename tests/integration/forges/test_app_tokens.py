@@ -260,8 +260,8 @@ async def test_a_refused_account_is_not_asked_for_at_once_again(world: World) ->
 async def test_the_reporter_follows_the_limit_of_the_installation(world: World) -> None:
     """All tokens of an installation share its limit, which each answer states."""
     world.installation.hourly_quota = 12_500
-    settings = Reporter(requests_per_second=1e6, burst=100_000)
-    rate = replace(rate_for(settings, Platform.GITHUB, "github.com"), patience=0)
+    own = rate_for(Reporter(), Platform.GITHUB, "github.com")
+    rate = replace(own, per_second=1e6, burst=100_000, patience=0)
     pace = Paced("github.com", rate, world.clock)
     forge = connect_forge(
         Settings.model_validate({"github": world.settings}), Platform.GITHUB, clock=world.clock, pace=pace

@@ -293,8 +293,12 @@ def start_kubernetes(
     operator = OperatorProcess(kubeconfig, namespace, folder, limits).start()
     stack.callback(operator.stop)
     config = folder / f"reporter-{os.urandom(3).hex()}.yaml"
-    quick = {**QUICK_REPORTER, "grace": GRACE, "check_interval": 2.0, "workers": 4}
-    config.write_text(yaml.safe_dump({**sections, "operator": {"namespace": namespace}, "reporter": quick}))
+    own = {
+        "operator": {"namespace": namespace},
+        "reporter": {"grace": GRACE},
+        "development": {**QUICK_REPORTER, "check_interval": 2.0},
+    }
+    config.write_text(yaml.safe_dump({**sections, **own}))
     reporter = Reporter(reporter_account(plane, namespace, folder), config).start()
     stack.callback(reporter.stop)
     reporter.ready()

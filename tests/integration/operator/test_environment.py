@@ -45,7 +45,7 @@ def test_the_next_attempt_gets_what_the_repository_asks_for(
 ) -> None:
     changed = reported(Reason.ENVIRONMENT_CHANGED, environment=ASKED, usage=Usage())
     pods.script = lambda job: changed if job.endswith("-1") else DONE
-    operator(**SETTINGS, operator={"policy": {"backoff_base": 600, "backoff_max": 600}})
+    operator(**SETTINGS, development={"retry_delay": 600, "retry_delay_max": 600})
     name = world.create(7, maxAttempts=1)
     status = world.until_phase(name, "Succeeded")
     assert [(a["outcome"], a["reason"], a["counted"]) for a in status["attempts"]] == [

@@ -77,7 +77,7 @@ def test_a_job_that_comes_after_its_task_was_cancelled_is_deleted(
     """Its creation gets no answer; a person cancels; then the API server does it after all."""
     pods.script = lambda _: RUNS
     kubeconfig = account(world.plane, world.namespace, tmp_path, proxy.url)
-    settings = {"operator": {"request_timeout": 1.0}}
+    settings = {"operator": {"lease_duration": 9}}
     proxy.held = "POST /apis/batch"
     process = OperatorProcess(kubeconfig, world.namespace, tmp_path, settings).start()
     try:
@@ -124,7 +124,7 @@ def test_nothing_takes_the_place_of_a_pod_that_goes_on_without_its_job(
 ) -> None:
     """`kubectl delete job` deletes in the background: the Job is gone at once, its pod still pushes."""
     pods.script = lambda _: RUNS
-    operator(operator={"relist_interval": 0.5})
+    operator(development={"relist_interval": 0.5})
     name = world.create(7)
     world.until_phase(name, "Running")
     pod = hold_pod(world, f"{name}-1")
@@ -153,7 +153,7 @@ def test_the_pod_of_a_deleted_task_keeps_its_place_and_its_item(
 ) -> None:
     """`kubectl delete agenttask` takes task and Job at once; the pod works on for its grace time."""
     pods.script = lambda _: RUNS
-    process = operator(operator={"relist_interval": 0.5}, limits={"global": 1})
+    process = operator(development={"relist_interval": 0.5}, limits={"global": 1})
     name = world.create(7)
     world.until_phase(name, "Running")
     pod = hold_pod(world, f"{name}-1")

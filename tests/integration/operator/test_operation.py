@@ -66,7 +66,7 @@ def test_a_dead_watch_is_noticed_and_work_goes_on_all_the_same(
     world: World, pods: PodDriver, proxy: CrashProxy, tmp_path: Path
 ) -> None:
     kubeconfig = account(world.plane, world.namespace, tmp_path, proxy.url)
-    settings = {"operator": {"relist_interval": 1.0}}
+    settings = {"development": {"relist_interval": 1.0}}
     process = OperatorProcess(kubeconfig, world.namespace, tmp_path, settings).start()
     try:
         pods.script = lambda _: RUNS

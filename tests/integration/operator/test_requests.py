@@ -6,14 +6,14 @@ from coding_agent_core.task.agenttask import LABEL_ACTIVE
 
 from tests.fixtures.audit import requests
 from tests.integration.operator.pod_driver import PodDriver
-from tests.integration.operator.world import ACCOUNT, QUICK, OperatorProcess, World
+from tests.integration.operator.world import ACCOUNT, OperatorProcess, World
 
 START = ["create jobs", "patch agenttasks/status"]
 END = ["patch agenttasks/status", "create events", "patch jobs"]
 RARELY = {
     "relist_interval": 3600,
     "sweep_interval": 3600,
-    "policy": {**QUICK["policy"], "pod_check_interval": 3600},
+    "pod_check_interval": 3600,
 }
 """However long an attempt takes, nothing is read only because time has passed."""
 
@@ -21,7 +21,7 @@ RARELY = {
 def test_a_task_costs_two_requests_at_its_start_and_three_at_its_end(
     world: World, pods: PodDriver, operator: Callable[..., OperatorProcess]
 ) -> None:
-    operator(operator=RARELY)
+    operator(development=RARELY)
 
     def asked() -> list[str]:
         return [str(request) for request in requests(world.plane, world.namespace, ACCOUNT)]

@@ -14,7 +14,10 @@ from tests.integration.operator.pod_driver import RUNS, PodDriver
 from tests.integration.operator.world import OperatorProcess, World, task_body
 
 Start = Callable[..., OperatorProcess]
-SWEEPS = {"sweep_interval": 0.3, "policy": {"keep_finished": 0}}
+SWEEPS: dict[str, Any] = {
+    "operator": {"policy": {"keep_finished": 0}},
+    "development": {"sweep_interval": 0.3},
+}
 
 
 def reported(world: World, name: str, **annotations: str) -> None:
@@ -37,7 +40,7 @@ def label(world: World, number: int) -> str:
 
 
 def test_run_1_is_deleted_when_no_other_run_is_there(world: World, pods: PodDriver, operator: Start) -> None:
-    process = operator(operator={"sweep_interval": 3600})
+    process = operator(development={"sweep_interval": 3600})
     first, second = world.create(7), world.create(7, run=2, ttlSecondsAfterFinished=3600)
     last = world.create(7, run=3)
     for name in (first, second, last):
@@ -48,7 +51,7 @@ def test_run_1_is_deleted_when_no_other_run_is_there(world: World, pods: PodDriv
     reported(world, announced, **{ANNOTATION_NEXT_RUN_AT: datetime.now(UTC).isoformat()})
     assert process.stop() == 0
 
-    process = operator(operator=SWEEPS)
+    process = operator(**SWEEPS)
     world.until("run 3 is deleted", lambda: last not in names(world))
     witness = world.create(9)
     world.until_phase(witness, "Succeeded")

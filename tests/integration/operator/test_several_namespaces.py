@@ -68,10 +68,11 @@ class Platform:
         kubeconfig = platform_account(
             self.plane, self.home, served if rights is None else rights, self._folder, server
         )
-        own = {"namespaces": list(served), "relist_interval": 2.0, **settings.pop("operator", {})}
-        return self._started(
-            OperatorProcess(kubeconfig, self.home, self._folder, {**settings, "operator": own})
-        )
+        own = {
+            "operator": {"namespaces": list(served), **settings.pop("operator", {})},
+            "development": {"relist_interval": 2.0, **settings.pop("development", {})},
+        }
+        return self._started(OperatorProcess(kubeconfig, self.home, self._folder, {**settings, **own}))
 
     def operator_of(self, team: Team) -> OperatorProcess:
         """Start a team's own operator, of its namespace alone."""
@@ -146,7 +147,7 @@ def test_with_a_star_it_finds_namespaces_that_come(platform: Platform) -> None:
     early = platform.team()
     first = early.create(1)
     # So rarely that only the watch can show the other one in time.
-    process = platform.operator("*", operator={"sweep_interval": 600, "relist_interval": 600})
+    process = platform.operator("*", development={"sweep_interval": 600, "relist_interval": 600})
     early.until_phase(first, "Succeeded")
     late = platform.team()
     late.until_phase(late.create(1), "Succeeded")
@@ -160,7 +161,7 @@ def test_with_a_star_it_finds_namespaces_that_come(platform: Platform) -> None:
 @pytest.mark.timeout(400)
 def test_with_a_star_it_lets_go_of_namespaces_that_went_or_have_no_task(platform: Platform) -> None:
     emptied, went = platform.team(), platform.passing_team()
-    process = platform.operator("*", operator={"sweep_interval": 0.5})
+    process = platform.operator("*", development={"sweep_interval": 0.5})
     done = {team: team.create(1) for team in (emptied, went)}
     for team, name in done.items():
         team.until_phase(name, "Succeeded")

@@ -10,7 +10,7 @@ from coding_agent_core.task.usage import Usage
 from coding_agent_operator.cluster.observed import KUEUE_NOT_INSTALLED
 
 from tests.integration.operator.pod_driver import DONE, RUNS, CannotMount, PodDriver, reported
-from tests.integration.operator.world import QUICK, OperatorProcess, World
+from tests.integration.operator.world import OperatorProcess, World
 
 Start = Callable[..., OperatorProcess]
 
@@ -112,7 +112,7 @@ def test_a_status_edited_by_hand_is_repaired(world: World, pods: PodDriver, oper
 
 @pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
 def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, operator: Start) -> None:
-    operator(operator={"sweep_interval": 0.3, "policy": {"keep_finished": 1}})
+    operator(operator={"policy": {"keep_finished": 1}}, development={"sweep_interval": 0.3})
     unreported, name = world.create(8), world.create(7)
     for entry in (unreported, name):
         world.until_phase(entry, "Succeeded")
@@ -123,7 +123,7 @@ def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, ope
 
 
 def test_it_is_said_and_going_back_is_as_documented(world: World, pods: PodDriver, operator: Start) -> None:
-    process = operator(queue={"engine": "kueue"}, operator={"relist_interval": 0.5})
+    process = operator(queue={"engine": "kueue"}, development={"relist_interval": 0.5})
     name = world.create(1)
 
     def said() -> bool | None:
@@ -144,14 +144,14 @@ KUBELET = (
     'MountVolume.SetUp failed for volume "credentials" : [secret "coding-agent-github" not found, '
     'secret "coding-agent-model" not found]'
 )
-FAST: dict[str, Any] = {**QUICK["policy"], "pod_check_interval": 0.2}
+FAST: dict[str, Any] = {"pod_check_interval": 0.2}
 
 
 def test_it_names_the_secrets_and_goes_on_once_they_are_there(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
     pods.script = lambda _: CannotMount(KUBELET)
-    process = operator(operator={"policy": FAST})
+    process = operator(development=FAST)
     name = world.create(1)
     status = world.until(
         "says what it waits for",

@@ -30,9 +30,10 @@ QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "http_port": 0,
     "position_interval": 0.2,
-    "policy": {"backoff_base": 0.05, "backoff_max": 0.2},
+    "retry_delay": 0.05,
+    "retry_delay_max": 0.2,
 }
-"""Waits short enough for a test."""
+"""Waits short enough for a test, in the section `development`."""
 
 
 def account(plane: PlaneUnderTest, namespace: str, folder: Path, server: str | None = None) -> Path:
@@ -114,9 +115,12 @@ class OperatorProcess(ServedProgram):
     """The operator with settings."""
 
     def __init__(self, kubeconfig: Path, namespace: str, folder: Path, settings: dict[str, Any]) -> None:
-        operator = {**QUICK, "namespace": namespace, **settings.get("operator", {})}
+        own = {
+            "operator": {"namespace": namespace, **settings.get("operator", {})},
+            "development": {**QUICK, **settings.get("development", {})},
+        }
         config = folder / f"operator-{os.urandom(3).hex()}.yaml"
-        config.write_text(yaml.safe_dump({**settings, "operator": operator}))
+        config.write_text(yaml.safe_dump({**settings, **own}))
         super().__init__(kubeconfig, config)
 
 

@@ -67,7 +67,7 @@ def test_one_that_sleeps_writes_nothing_on_the_forge_when_it_wakes(world: World,
     3. The first wakes up, and its write has its turn. It must not show that the task is being worked on.
     """
     world.sections["operator"] = {"namespace": world.namespace, "lease_duration": 3}
-    first = start(burst=1, writes_per_minute=20)
+    first = start(forge_limits=True, forge_share=0.05)
     until("it works", lambda: first.metric("coding_agent_reporter_leader") == 1)
     start(pod="coding-agent-reporter-x7k2p")
     number = world.issue(BOT)

@@ -35,21 +35,16 @@ BOT_TOKEN = "bot-token-4242"
 QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "http_port": 0,
-    "requests_per_second": 200.0,
-    "burst": 200,
-    "writes_per_minute": 100_000,
-    "creates_per_minute": 100_000,
-    "creates_per_hour": 10_000_000,
-    "requests_per_hour": 10_000_000,
-    "keep_remaining": 0,
-    "grace": 1.0,
-    "retry_first": 0.1,
-    "retry_max": 0.5,
+    "forge_limits": False,
+    "forge_retry": 0.1,
+    "forge_retry_max": 0.5,
     "outage_shown_after": 0.3,
-    "position_interval": 1.0,
+    "comment_interval": 1.0,
     "check_interval": 0.5,
 }
-"""Delays short enough for a test, and limits that only the tests of limits reach."""
+"""Delays short enough for a test, and no limits, in the section `development`."""
+QUICK_GRACE = 1.0
+"""Of the section `reporter`."""
 SEED = {
     "users": [
         {"login": "alice", "token": "alice-token", "admin": True},
@@ -260,19 +255,22 @@ class World:
 
     # The reporter.
 
-    def config(self, **reporter: Any) -> Path:
+    def config(self, **given: Any) -> Path:
+        """A file with settings of the section `reporter`, and others of `development`."""
+        own = {name: given.pop(name) for name in ("grace", "forge_share") if name in given}
         file = self.folder / f"config-{os.urandom(3).hex()}.yaml"
         token = {"personal_access_token": BOT_TOKEN}
         settings = {
             self.flavour: {"api_url": self.api_url or self.forge.api_url, "failed_label": FAILED, **token},
             "operator": {"namespace": self.namespace},
-            "reporter": {**QUICK, **reporter},
+            "reporter": {"grace": QUICK_GRACE, **own},
+            "development": {**QUICK, **given},
             **self.sections,
         }
         file.write_text(yaml.safe_dump(settings))
         return file
 
-    def reporter(self, *, pod: str = POD, **reporter: Any) -> Reporter:
+    def reporter(self, *, pod: str = POD, **given: Any) -> Reporter:
         """A reporter under its own account; start it."""
         self.kubeconfig = self.kubeconfig or account(self.plane, self.namespace, self.folder)
-        return Reporter(self.kubeconfig, self.config(**reporter), pod)
+        return Reporter(self.kubeconfig, self.config(**given), pod)

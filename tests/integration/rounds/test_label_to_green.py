@@ -37,7 +37,7 @@ from tests.integration.operator.world import OperatorProcess
 from tests.integration.operator.world import account as operator_account
 from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.process import account as reporter_account
-from tests.integration.operator_reporter.world import QUICK
+from tests.integration.operator_reporter.world import QUICK, QUICK_GRACE
 
 US, FILE = "coding-agent-bot", "answer.txt"
 ROUNDS = {"enabled": True, "interval": 3600, "checks_quiet": 0, "review_quiet": 0}
@@ -158,7 +158,14 @@ def story(
         stack.callback(operator.stop)
         config = tmp_path / f"reporter-{os.urandom(3).hex()}.yaml"
         config.write_text(
-            yaml.safe_dump({**sections, "operator": {"namespace": namespace}, "reporter": QUICK})
+            yaml.safe_dump(
+                {
+                    **sections,
+                    "operator": {"namespace": namespace},
+                    "reporter": {"grace": QUICK_GRACE},
+                    "development": QUICK,
+                }
+            )
         )
         reporter = Reporter(reporter_account(plane, namespace, tmp_path), config).start()
         stack.callback(reporter.stop)

@@ -59,7 +59,7 @@ def operator(place: Place, tmp_path: Path) -> Iterator[Start]:
 
         def start() -> OperatorProcess:
             kubeconfig = account(place.plane, place.namespace, tmp_path)
-            settings: dict[str, Any] = {**SETTINGS, "operator": {"relist_interval": 0.5}}
+            settings: dict[str, Any] = {**SETTINGS, "development": {"relist_interval": 0.5}}
             process = OperatorProcess(kubeconfig, place.namespace, tmp_path, settings).start()
             stack.callback(process.stop)
             return process

@@ -46,7 +46,7 @@ class Stage:
         self.proxy.__enter__()
         kubeconfig = account(plane, namespace, folder, self.proxy.url)
         config = folder / f"{namespace}.yaml"
-        config.write_text(yaml.safe_dump({"operator": {**QUICK, "namespace": namespace}}))
+        config.write_text(yaml.safe_dump({"operator": {"namespace": namespace}, "development": QUICK}))
         self._folder = folder
         self._environment = {
             **{key: value for key, value in os.environ.items() if key in ("PATH", "HOME", "LANG")},

@@ -96,7 +96,8 @@ def test_400_tasks_of_20_repositories_at_limit_50(
         template = {"metadata": metadata, "spec": fake_nodes.POD_PLACEMENT}
         settings = {
             "limits": {"global": LIMIT, "per_repository": LIMIT},
-            "operator": {"job": {"pod_template": template}, "position_interval": POSITION_INTERVAL_S},
+            "operator": {"job": {"pod_template": template}},
+            "development": {"position_interval": POSITION_INTERVAL_S},
         }
         return OperatorProcess(kubeconfig, namespace, tmp_path, settings).start()
 

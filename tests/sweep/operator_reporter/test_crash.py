@@ -20,7 +20,7 @@ from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEE
 
 pytestmark = pytest.mark.timeout(600)
 SIDE_BY_SIDE = 4
-SETTINGS = {"grace": 0.2, "check_interval": 3600.0, "workers": 1}
+SETTINGS = {"grace": 0.2, "check_interval": 3600.0}
 
 
 class Stage:

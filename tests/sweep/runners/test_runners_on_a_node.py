@@ -222,8 +222,8 @@ def start(
                 "runners": {f"acme/{runner}": runner for runner in PROGRAMS},
                 "checkpoint_interval": 1e-9,
             },
+            "development": {"retry_delay": 0.1, "retry_delay_max": 0.2},
             "operator": {
-                "policy": {"backoff_base": 0.1, "backoff_max": 0.2},
                 "job": {
                     "workspace": {"images": {f"acme/{name}": runner_images[name] for name in PROGRAMS}},
                     "pod_template": {"spec": {"containers": containers}},

@@ -1,5 +1,7 @@
 """S17: `config.yaml` with `${VAR}`, environment variables that win, and errors that name key and place."""
 
+import re
+from collections.abc import Iterator
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,10 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Backend, Settings
+from coding_agent_core.settings.moved import MOVED
 from coding_agent_core.settings.operator import Operator
 from coding_agent_core.settings.section import Secrets
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 ROOT = Path(__file__).parents[3]
 DEFAULTS: Any = load_settings(Path("/dev/null"), {})
@@ -72,6 +75,17 @@ def test_every_variable_wins_over_the_file(tmp_path: Path) -> None:
             {},
             "limits.concurrency: unknown setting; known settings here: global, per_repository, overrides",
         ),
+        (
+            "operator:\n  sweep_interval: 60\n",
+            {},
+            "line 2: operator.sweep_interval: this setting moved; write instead: nothing: 300 s (tests: "
+            "`development.sweep_interval`)",
+        ),
+        (
+            "reporter: {burst: 3}\n",
+            {},
+            "line 1: reporter.burst: this setting moved; write instead: `reporter.forge_share`",
+        ),
         ("webhook:\n  server:\n    port: 70000\n", {}, "line 3: webhook.server.port: "),
         ("", {"WEBHOOK_SERVER_PORT": "eighty"}, "WEBHOOK_SERVER_PORT: webhook.server.port: "),
         ("", {"DEBUG": "perhaps"}, "DEBUG: 'perhaps' is neither true nor false"),
@@ -94,6 +108,24 @@ def test_a_wrong_setting_is_named_with_its_place(
     with pytest.raises(SettingsError) as caught:
         load_settings(write(tmp_path, text), environment)
     assert expected in str(caught.value)
+
+
+def settings_of(model: type[BaseModel], path: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        at = f"{path}{field.alias or name}"
+        yield at
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from settings_of(field.annotation, f"{at}.")
+
+
+def test_what_moved_is_no_setting_and_what_to_write_instead_is_one() -> None:
+    known = set(settings_of(Settings))
+    assert known.isdisjoint(MOVED)
+    sections = "|".join(Settings.model_fields)
+    for old, instead in MOVED.items():
+        for name in re.findall(rf"`((?:{sections})\.[a-z_.]+)", instead):
+            # Below `pod_template`, and in lists of objects, the keys are those of Kubernetes or of entries.
+            assert name in known or re.search(r"pod_template\.|credentials", name), f"{old}: {name}"
 
 
 def test_an_error_never_shows_a_secret(tmp_path: Path) -> None:

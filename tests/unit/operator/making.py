@@ -5,6 +5,7 @@ from typing import Any
 
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, Condition, OutcomeType, Spec, Status
@@ -13,9 +14,10 @@ from coding_agent_core.task.commands import IssueCommand, store
 from coding_agent_core.task.model import CommandName, Item, Origin, TaskRequest, Trigger
 from coding_agent_core.task.reasons import Reason
 from coding_agent_operator.cluster.observed import Job, Pod, job_name, left_in
+from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 
 NOW = datetime(2026, 1, 2, 12, tzinfo=UTC)
-POLICY = Policy()
+POLICY = AttemptPolicy.of(Policy(), Development())
 
 
 def ago(seconds: float) -> datetime:

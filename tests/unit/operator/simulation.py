@@ -4,10 +4,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from coding_agent_core.settings.operator import Limits, Policy
+from coding_agent_core.settings.operator import Limits
 from coding_agent_core.task.agenttask import AgentTask, Status
 from coding_agent_operator.cluster.observed import Job, Pod, job_name
 from coding_agent_operator.scheduling.fair_share import UNLIMITED, Candidate, coarse, fair_schedule
+from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 from coding_agent_operator.tasks.plan import SchedulingDecision, plan_task
 from coding_agent_operator.tasks.state import Stage, stage_of
 
@@ -16,7 +17,15 @@ from tests.unit.operator.making import NOW, changed, pod, task_body
 _T = TypeVar("_T")
 
 LIMITS = Limits.model_validate({"global": 4, "per_repository": 2, "overrides": {"octo/one": 1}})
-POLICY = Policy(backoff_base=1, backoff_max=10, max_disruptions=4, unschedulable_after=100, image_after=50)
+POLICY = AttemptPolicy(
+    unschedulable_after=100,
+    max_disruptions=4,
+    keep_jobs=100,
+    backoff_base=1,
+    backoff_max=10,
+    pod_check_interval=15,
+    image_after=50,
+)
 
 
 class Cluster:
@@ -149,7 +158,7 @@ class Operator:
                 )
             )
         limit = UNLIMITED if self.cluster.kueue else LIMITS.global_
-        planned = fair_schedule(candidates, limit, self.cluster.now, aging=POLICY.aging)
+        planned = fair_schedule(candidates, limit, self.cluster.now, aging=60)
         self.granted.update(planned.start)
         self.decisions = {
             name: SchedulingDecision(position=coarse(place), after=planned.after.get(name))

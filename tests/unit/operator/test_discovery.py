@@ -19,8 +19,9 @@ class Silent:
         raise ApiError(f"no answer to {method} {path}", None)
 
 
-def namespaces(**operator: Any) -> Namespaces:
-    settings = Settings.model_validate({"operator": {"namespace": "home", "namespaces": ["*"], **operator}})
+def namespaces(**development: Any) -> Namespaces:
+    operator = {"namespace": "home", "namespaces": ["*"]}
+    settings = Settings.model_validate({"operator": operator, "development": development})
     return Namespaces(Silent(), settings)  # type: ignore[arg-type]
 
 

@@ -1,10 +1,10 @@
 """What is next for a task: one row, one situation."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AgentTask, Condition, Event, OutcomeType, Status
 from coding_agent_core.task.model import CommandName, Phase
 from coding_agent_core.task.reasons import Reason
@@ -313,7 +313,7 @@ def test_a_job_that_is_refused_is_told_until_it_is_taken() -> None:
 
 
 def test_disruptions_have_an_end() -> None:
-    policy = Policy(max_disruptions=2)
+    policy = replace(POLICY, max_disruptions=2)
     lost = [attempt(n, DISRUPTED, counted=False, reason="NodeLost", **LONG_AGO) for n in (1, 2)]
     assert plan_task(task(status(*lost)), [], GO, NOW, policy).create == 3
     plan = plan_task(task(status(*lost, attempt(3))), [], GO, NOW, policy)

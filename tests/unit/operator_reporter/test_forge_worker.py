@@ -12,6 +12,7 @@ from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError, N
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.runtime.retry import Clock
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.agenttask import (
     ANNOTATION_CHECK_LABEL,
@@ -26,14 +27,14 @@ from coding_agent_core.task.model import Phase
 from coding_agent_forges.rest.pacing import Paced
 from coding_agent_operator.cluster.controller import Requeue
 from coding_agent_operator.reporter import reporter_program
-from coding_agent_operator.reporter.forge_worker import FAILED, Backlog, ForgeWorker, Rank, rank_of
+from coding_agent_operator.reporter.forge_worker import _WORKERS, FAILED, Backlog, ForgeWorker, Rank, rank_of
 from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, record_problem
 from coding_agent_operator.reporter.report import TaskMemory
 from coding_agent_operator.reporter.reporter_program import rate_for
 
 from tests.unit.operator.making import changed, task
 
-SETTINGS = Reporter(workers=4, retry_first=0.02, retry_max=60.0, outage_shown_after=0.0)
+CLOCKS = Development(forge_retry=0.02, forge_retry_max=60.0, outage_shown_after=0.0)
 UNAVAILABLE = ForgeUnavailableError("forge.example could not answer (503)", status=503)
 
 
@@ -82,7 +83,8 @@ class Scene:
             self._reconcile,
             task=self.tasks.get,
             tasks=cast(AgentTasks, self.problems),
-            settings=SETTINGS,
+            settings=Reporter(),
+            clocks=CLOCKS,
             clock=lambda: datetime.now(UTC),
             answers=lambda: self.answers,
         )
@@ -161,7 +163,7 @@ async def test_an_answer_closes_the_breaker() -> None:
         assert scene.gauge() == 0
         scene.go_on.clear()
         others = scene.add(2, 3, 4, 5, 6)
-        await scene.until(lambda: scene.at_once == SETTINGS.workers)
+        await scene.until(lambda: scene.at_once == _WORKERS)
         await scene.worker.record_outage()
         assert scene.problems.reasons == [], "an outage that is over is not recorded"
         scene.go_on.set()
@@ -556,7 +558,11 @@ async def test_a_burst_of_200_tasks(
         )
 
 
-def test_what_is_configured_wins() -> None:
-    settings = Reporter(creates_per_minute=7, creates_per_hour=70, writes_per_minute=700)
-    rate = rate_for(settings, Platform.GITHUB, "github.com")
-    assert (rate.creates_per_minute, rate.creates_per_hour, rate.writes_per_minute) == (7, 70, 700)
+@pytest.mark.parametrize(("share", "burst"), [(0.05, 1), (0.75, 10), (3, 40)])
+def test_one_share_is_of_all_limits(share: float, burst: int) -> None:
+    rate = rate_for(Reporter(forge_share=share), Platform.GITHUB, "github.com")
+    assert rate.burst == burst
+    assert rate.hourly_share == share
+    told = (rate.creates_per_minute, rate.creates_per_hour, rate.writes_per_minute, rate.per_hour)
+    assert told == pytest.approx((80 * share, 500 * share, 180 * share, 5000 * share))
+    assert rate.per_second == pytest.approx(5 * share / 0.75)

@@ -23,6 +23,7 @@ from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import Links
 from coding_agent_core.settings.attempt_settings import Consumer
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.admission import announcement, works
@@ -213,6 +214,7 @@ class LabelRace:
             tasks=self.server,  # type: ignore[arg-type]
             sink=SimpleNamespace(submit=self.submit),
             settings=Reporter(grace=GRACE),
+            clocks=Development(),
             clock=lambda: self.server.now,
             monotonic=self.seconds,
         )

@@ -13,6 +13,7 @@ from coding_agent_core.forge.changes import Actor, ChangeSnapshot, CheckKind, Op
 from coding_agent_core.forge.values import Comment, CommitState, CommitStatus
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.reporting.comment import Links, State, comment, read_state
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
@@ -59,7 +60,7 @@ class NoTasks:
 def looks(forge: FakeForge) -> ReporterScans:
     parts: dict[str, Any] = {"forge": forge, "tasks": NoTasks(), "links": None, "sink": None}
     clock: dict[str, Any] = {"clock": lambda: NOON, "monotonic": lambda: 0.0}
-    context = ForgeContext(labels=Labels(), settings=cast("Reporter", None), **parts, **clock)
+    context = ForgeContext(labels=Labels(), settings=Reporter(), clocks=Development(), **parts, **clock)
     return ReporterScans(context, Rounds(enabled=True), "coding-agent/", lambda _key: None)
 
 
@@ -303,7 +304,7 @@ async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
     assert [event[:2] for event in tasks.events] == [(number, "ChangeSetAside") for number in (8, 9, 10)]
     assert "There is a defect in the program (KeyError: 'round')" in tasks.events[0][2]
     assert LEFT_OUT.labels("github.com")._value.get() == 3
-    assert await looked.look() <= Reporter().retry_max, "the others are tried again later"
+    assert await looked.look() <= Development().forge_retry_max, "the others are tried again later"
     assert [event[0] for event in tasks.events] == [8, 9, 10, 11]
 
 
@@ -386,7 +387,7 @@ async def test_a_rerun_that_could_not_be_shown_is_shown_by_a_later_look(has_run:
     looked._changes.monotonic = lambda: now
     await looked.look()
     assert looked._changes.left_out
-    now += Reporter().retry_max
+    now += Development().forge_retry_max
     await looked.look()
     assert "The forge was asked to run these checks again: CI / test." in forge.comments[ItemKind.CHANGE, 8]
     assert (forge.reruns, forge.edits) == (["900"], 1)
@@ -406,7 +407,7 @@ async def test_rounds_that_could_not_be_shown_on_the_issue_are_shown_by_a_later_
     looked._changes.monotonic = lambda: now
     await looked.look()
     assert forge.comments[ItemKind.ISSUE, 7] == before
-    now += Reporter().retry_max
+    now += Development().forge_retry_max
     await looked.look()
     assert forge.comments[ItemKind.ISSUE, 7] != before
     assert forge.edits == 1
@@ -442,7 +443,9 @@ async def test_a_look_that_somebody_asked_for_and_that_failed_is_repeated(
     forge, tasks = AnswersLate(replace(RED, checks=())), Annotated()
     looked = looks(forge)
     looked.context = replace(
-        looked.context, tasks=cast("Any", tasks), settings=Reporter(retry_first=0.01, retry_max=0.01)
+        looked.context,
+        tasks=cast("Any", tasks),
+        clocks=Development(forge_retry=0.01, forge_retry_max=0.01),
     )
     running = asyncio.create_task(looked.run())
     try:

@@ -13,6 +13,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.attempt_settings import Consumer, RepositoryEnvironment, Signing, Verify
 from coding_agent_core.settings.connections import ContextStorage, Egress, McpServer, UserConfigApi
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import (
     FORGE_SECRETS,
     FORGE_VARIABLES,
@@ -186,6 +187,8 @@ class Settings(ForgeSections):
     reporter: Reporter = Reporter()
     rounds: Rounds = Rounds()
     verify: Verify = Verify()
+    development: Development = Development()
+    """Clocks that only tests shorten: nobody's setting."""
 
     @field_validator("comment_key")
     @classmethod
@@ -269,6 +272,11 @@ class Settings(ForgeSections):
         ask for tasks.
         """
         return self.backend is Backend.RABBITMQ and self.webhook.commands.enabled
+
+    @property
+    def relist_interval(self) -> float:
+        """Seconds between two lists of all objects; a watch that lags behind two of them counts as dead."""
+        return self.development.relist_interval or self.operator.lease_duration
 
     def forge(self, platform: Platform) -> ForgeSettings:
         """Return the section of a platform."""

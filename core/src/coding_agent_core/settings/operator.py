@@ -82,34 +82,25 @@ class Budgets(Section):
 
 
 class Policy(Section):
-    """When the operator retries an attempt and when it gives up on a pod. Times are in seconds."""
+    """When the operator gives up on a task or a pod, and how long it keeps what ended.
 
-    backoff_base: float = Field(default=30.0, ge=0)
-    """Upper bound of the first delay. It doubles with each further failure. A random part of it, up to half,
-    is subtracted."""
-    backoff_max: float = Field(default=900.0, ge=0)
-    """Upper bound of any delay, including one that a model or a forge asks for."""
+    Times are in seconds."""
+
     max_disruptions: int = Field(default=10, ge=0, le=40)
     """How many attempts the cluster may disrupt before the operator gives up on the task. Such attempts do
     not count."""
     unschedulable_after: float = Field(default=900.0, gt=0)
     """Time after which the operator gives up on a pod that cannot be scheduled or created, or whose Secret is
     missing."""
-    image_after: float = Field(default=300.0, gt=0)
-    """Time after which the operator gives up on a pod whose image cannot be pulled or whose containers cannot
-    be started."""
-    config_after: float = Field(default=120.0, gt=0)
-    """Time after which the operator gives up on a pod whose configuration the kubelet refuses, because its
-    image cannot exist or a ConfigMap is missing."""
-    pod_check_interval: float = Field(default=15.0, gt=0)
-    """Time between two checks of the pods of a Job that is not ready yet."""
-    aging: float = Field(default=60.0, gt=0)
-    """Waiting this long raises a task's priority by one."""
     keep_finished: float = Field(default=7 * 86400.0, ge=0)
     """Time after which an ended task is deleted. It must be longer than a forge can redeliver (GitHub: 3
     days). A task whose item does not show the outcome yet is kept a day longer."""
     keep_jobs: int = Field(default=86400, ge=0)
     """Time after which a finished Job and its pod's logs are deleted."""
+
+
+_REQUEST_S = 10.0
+"""The longest time for one request to the API server: a busy one answers in less."""
 
 
 class Operator(Section):
@@ -119,21 +110,11 @@ class Operator(Section):
     """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, or otherwise `default`."""
     namespaces: tuple[Served, ...] = ()
     """Namespaces that this operator serves: names, or `["*"]`; empty: only `namespace`."""
-    http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
-    """Address to listen on."""
-    http_port: int = Field(default=8080, ge=0, le=65535)
-    """Port of `/livez`, `/readyz` and `/metrics`."""
-    relist_interval: float = Field(default=30.0, gt=0)
-    """Seconds between two lists of all objects; a watch that lags behind two of them counts as dead."""
-    sweep_interval: float = Field(default=300.0, gt=0)
-    """Seconds between two searches for ended tasks to delete."""
-    position_interval: float = Field(default=10.0, gt=0)
-    """Seconds between two updates of queue positions."""
     lease_duration: int = Field(default=30, ge=3)
-    """Seconds after which another replica of operator or reporter takes over from a silent one."""
-    request_timeout: float = Field(default=10.0, gt=0)
-    """Time limit of one request to the API server in seconds, at most a third of `lease_duration`, so that no
-    request can arrive after another replica took over."""
+    """Seconds after which another replica of operator or reporter takes over from a silent one, and between
+    two lists of all objects, which bring what a watch has lost. One request to the API server may take a
+    third of it, so that none can arrive after another replica took over. 120 is good for an operator of
+    hundreds of namespaces, each of which costs such requests."""
     policy: Policy = Policy()
     job: JobTemplate = JobTemplate()
 
@@ -154,58 +135,35 @@ class Operator(Section):
         return self.namespace or os.environ.get("POD_NAMESPACE") or "default"
 
     @property
+    def request_limit(self) -> float:
+        """Maximum number of seconds for one request. The Lease's fence leaves a third of the Lease for it."""
+        return min(_REQUEST_S, self.lease_duration / 3)
+
+    @property
     def everywhere(self) -> bool:
         """Whether every namespace of the cluster is served."""
         return EVERYWHERE in self.namespaces
 
-    @property
-    def request_limit(self) -> float:
-        """Maximum number of seconds for one request. The Lease's fence leaves a third of the Lease for it."""
-        return min(self.request_timeout, self.lease_duration / 3)
+
+_REQUESTS_PER_SECOND = 20 / 3
+"""All requests of one account to a forge. GitHub asks for no more than 900 points a minute, of which a change
+costs five; at the usual share of 3/4, 5 requests a second keep that with the mix that an item needs."""
 
 
 class Reporter(Section):
-    """Shows AgentTasks on their items with labels and one comment. Times are in seconds. Rates are for each
-    forge host."""
+    """Shows AgentTasks on their items with labels and one comment."""
 
-    http_host: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside of the pod
-    """Address to listen on."""
-    http_port: int = Field(default=8080, ge=0, le=65535)
-    """Port of `/livez`, `/readyz` and `/metrics`."""
-    requests_per_second: float = Field(default=5.0, gt=0)
-    """Average rate of requests to a forge; never more than `burst` at once."""
-    burst: int = Field(default=10, gt=0)
-    """Maximum number of requests at once after a quiet time."""
-    writes_per_minute: float | None = Field(default=None, gt=0)
-    """Requests per minute that change something, after a burst. `None`: three quarters of the limit that the
-    forge documents (GitHub: 180), or no limit (GitLab). The rest is for attempts and polls."""
-    creates_per_minute: float | None = Field(default=None, gt=0)
-    """Requests per minute that create a comment. `None`: three quarters of the limit that the forge documents
-    (GitHub: 80, GitLab.com: 60, your own GitLab: 300)."""
-    creates_per_hour: float | None = Field(default=None, gt=0)
-    """Comments created in any hour. `None`: three quarters of the limit that the forge documents (GitHub:
-    500), or no limit (GitLab)."""
-    requests_per_hour: int | None = Field(default=None, gt=0)
-    """All requests in an hour. `None`: three quarters of the limit that GitHub's answers state (5,000 until
-    the first answer), or no limit (GitLab)."""
-    keep_remaining: int = Field(default=200, ge=0)
-    """Requests that the reporter leaves to attempts and polls, if the forge says how many remain."""
-    workers: int = Field(default=4, gt=0)
-    """Number of items of one forge that are updated at the same time."""
+    forge_share: float = Field(default=0.75, gt=0)
+    """Share of the limits that a forge documents for an account (GitHub: 5,000 requests an hour, 180 changes
+    and 80 comments a minute, 500 comments an hour; GitLab.com: 60 comments a minute, your own GitLab: 300;
+    Gitea: 60 of ours) which the reporter uses. The rest is for attempts, polls, and other programs with the
+    same account. Whatever the forge, the share 0.75 stands for at most 5 requests a second. It is above 1
+    where an installation has higher limits than documented, or none."""
     grace: float = Field(default=60.0, ge=0)
-    """If labels contradict the task for this long, the task is corrected: cancelled, or a new run starts."""
-    check_interval: float = Field(default=300.0, gt=0)
-    """Time between two checks of an active task's item if nothing changes; longer if there are many tasks."""
-    position_interval: float = Field(default=60.0, gt=0)
-    """Time between two edits of a comment that only change the queue position."""
-    relist_interval: float = Field(default=30.0, gt=0)
-    """Time between two lists of all objects; a watch that lags behind two of them counts as dead."""
-    retry_first: float = Field(default=2.0, gt=0)
-    """Delay before the first retry while a forge does not answer. It doubles with each further retry."""
-    retry_max: float = Field(default=120.0, gt=0)
-    """Longest delay between two retries. What the forge refuses is retried more and more rarely, at last once
-    an hour, and at once when the task changes."""
-    outage_shown_after: float = Field(default=30.0, ge=0)
-    """When a forge has not answered for this long, tasks that wait for it get a condition and an Event."""
-    request_timeout: float = Field(default=10.0, gt=0)
-    """Seconds for one request to the API server."""
+    """If labels contradict the task for this many seconds, the task is corrected: cancelled, or a new run
+    starts."""
+
+    @property
+    def requests_per_second(self) -> float:
+        """The average rate of all requests to one forge."""
+        return _REQUESTS_PER_SECOND * self.forge_share

@@ -23,6 +23,7 @@ from pydantic.fields import FieldInfo
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.text import problem_of
+from coding_agent_core.settings.moved import MOVED
 from coding_agent_core.settings.section import Section
 
 _logger = logging.getLogger("coding_agent.settings")
@@ -356,7 +357,9 @@ def _sentences(
         where = variable or (f"{file}, line {line}" if line else "defaults" if path else file)
         text = problem_of(detail)
         if detail["type"] == "extra_forbidden":
-            text = "unknown setting" + _suggestion(model, path)
+            instead = MOVED.get(key)
+            text = f"this setting moved; write instead: {instead}" if instead else "unknown setting"
+            text += "" if instead else _suggestion(model, path)
         sentences.append(f"{where}: {key}: {text}" if path else f"{where}: {text}")
     return sentences
 

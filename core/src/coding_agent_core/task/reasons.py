@@ -46,7 +46,7 @@ class ReasonClass(StrEnum):
 
 
 class Patience(StrEnum):
-    """The settings in `operator.policy` with the seconds after which the operator gives up a waiting pod."""
+    """The operator's patience with a waiting pod, in seconds: attributes of its `AttemptPolicy`."""
 
     IMAGE = "image_after"
     CONFIG = "config_after"

@@ -18,6 +18,7 @@ from typing import Any
 import annotated_types
 import yaml
 from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Settings
 from coding_agent_core.settings.section import SecretSettings
 from pydantic import BaseModel
@@ -62,6 +63,8 @@ def groups(model: type[BaseModel] = Settings, path: str = "") -> Iterator[Group]
     for name, field in model.model_fields.items():
         at = f"{path}.{_key(name, field)}".lstrip(".")
         section = _section(field.annotation)
+        if section is not None and section[0] is Development:
+            continue  # nobody's setting
         if section is None:
             keys.append(_row(at, field, meanings.get(name, "")))
             continue

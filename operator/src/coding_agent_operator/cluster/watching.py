@@ -31,6 +31,9 @@ Observe = Callable[[Resource, str | None, Mapping[str, Any]], None]
 
 
 _RELIST_RETRY_S = 1.0
+PROBES = ("0.0.0.0", 8080)  # noqa: S104 - the kubelet and Prometheus connect from outside of the pod
+"""Address and port of `/livez`, `/readyz` and `/metrics`. Each pod has addresses of its own, so nothing can
+have taken the port."""
 
 
 class WatchError(CodingAgentError):

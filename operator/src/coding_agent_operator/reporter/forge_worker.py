@@ -22,6 +22,7 @@ from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.runtime.metrics import Counter
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.runtime.telemetry import bound
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.admission import must_check_label
 from coding_agent_core.task.agenttask import AgentTask, Event
@@ -41,6 +42,8 @@ _logger = logging.getLogger("reporter.forge_worker")
 FAILED = Counter(
     "coding_agent_reporter_failures", "Failed reconciles of a task, which are retried, by host.", ["host"]
 )
+_WORKERS = 4
+"""Items of one forge that are updated at the same time. More would only wait for the rate limits."""
 _PROBLEMS_AT_A_TIME = 20
 _SHARE_OF_CHECKS = 0.25
 """The share of the request rate that checks of items without news may use."""
@@ -201,6 +204,7 @@ class ForgeWorker:
         task: Callable[[str], AgentTask | None],
         tasks: AgentTasks,
         settings: Reporter,
+        clocks: Development,
         clock: Callable[[], datetime],
         answers: Callable[[], int],
     ) -> None:
@@ -211,6 +215,7 @@ class ForgeWorker:
         self._task = task
         self._tasks = tasks
         self._settings = settings
+        self._clocks = clocks
         self._clock = clock
         self._answers = answers
         self._memories: dict[str, TaskMemory] = {}
@@ -236,7 +241,7 @@ class ForgeWorker:
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._settings.workers):
+            for _ in range(_WORKERS):
                 group.create_task(self._work())
 
     async def record_outage(self) -> None:
@@ -253,7 +258,7 @@ class ForgeWorker:
                 continue
             outages = [outage for outage in (self.breaker, memory.outage) if outage is not None]
             outage = min(outages, key=lambda outage: outage.began, default=None)
-            if outage is None or _now() - outage.began < self._settings.outage_shown_after:
+            if outage is None or _now() - outage.began < self._clocks.outage_shown_after:
                 continue
             message = (
                 f"{self.host} has not answered since {outage.since:%Y-%m-%d %H:%M:%S} UTC: {outage.error}"
@@ -340,7 +345,7 @@ class ForgeWorker:
             self._retry(name, memory, max(delay, getattr(error, "retry_after", None) or 0.0))
         except Exception:
             _logger.exception("A reconcile failed; requeued")
-            self._retry(name, memory, self._settings.retry_max)
+            self._retry(name, memory, self._clocks.forge_retry_max)
         else:
             memory.failures, memory.refusals = 0, 0
             memory.outage = memory.postponed = None
@@ -360,9 +365,8 @@ class ForgeWorker:
 
     def _check_interval(self) -> float:
         """Return the seconds between two checks of an item without news; more if there are many items."""
-        settings = self._settings
-        checks_per_second = settings.requests_per_second * _SHARE_OF_CHECKS
-        return max(settings.check_interval, len(self._memories) / checks_per_second)
+        checks_per_second = self._settings.requests_per_second * _SHARE_OF_CHECKS
+        return max(self._clocks.check_interval, len(self._memories) / checks_per_second)
 
     def _memory(self, task: AgentTask) -> TaskMemory:
         memory = self._memories.get(task.name)
@@ -399,13 +403,13 @@ class ForgeWorker:
         Only a person can help, e.g. by granting a right. A change of the task also triggers a try. The
         wait for a refused token (401) does not grow, because somebody may set a new one soon.
         """
-        most = self._settings.retry_max
+        most = self._clocks.forge_retry_max
         if isinstance(error, ForgeError) and error.status == 401:
             return most
         return backoff(memory.refusals + 1, most, max(most, _REFUSED_MAX_S))
 
     def _backoff(self, failures: int) -> float:
-        return backoff(failures + 1, self._settings.retry_first, self._settings.retry_max)
+        return backoff(failures + 1, self._clocks.forge_retry, self._clocks.forge_retry_max)
 
 
 def _now() -> float:

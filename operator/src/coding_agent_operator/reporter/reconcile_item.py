@@ -48,6 +48,7 @@ from coding_agent_core.reporting.comment import (
 )
 from coding_agent_core.rounds.notes import as_written
 from coding_agent_core.runtime.metrics import REGISTRY, Counter
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.admission import (
@@ -137,6 +138,7 @@ class ForgeContext:
     """The dependencies of the reconciles of one forge's tasks.
 
     Attributes:
+        clocks: the times of the reporter that are no settings.
         clock: returns the aware time.
         monotonic: returns the monotonic time in seconds.
         notes: returns the notes of a change's rounds by the hash of the item.
@@ -152,6 +154,7 @@ class ForgeContext:
     tasks: AgentTasks
     sink: TaskSink
     settings: Reporter
+    clocks: Development
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
     notes: Callable[[str], tuple[str, ...]] = lambda _: ()
@@ -242,7 +245,7 @@ def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -
     report = _report(context, task, memory)
     if comment(report) == memory.comment.body:
         return Requeue(remaining)
-    position_due = memory.written + context.settings.position_interval - now
+    position_due = memory.written + context.clocks.comment_interval - now
     if _without_position(report) == memory.without_position and position_due > 0:
         return Requeue(min(remaining, position_due))
     return None

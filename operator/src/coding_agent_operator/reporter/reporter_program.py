@@ -45,7 +45,7 @@ from coding_agent_forges.rest.pacing import Paced, RequestRate
 
 from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.lease import Lease, identity
-from coding_agent_operator.cluster.watching import Relist, Selector, probes_served, watch
+from coding_agent_operator.cluster.watching import PROBES, Relist, Selector, probes_served, watch
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
 from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
 from coding_agent_operator.reporter.round_scans import ReporterScans
@@ -90,8 +90,12 @@ left to do, and other ended tasks cost nothing."""
 _POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0, longest_retry_after=2.0)
 """One retry covers a single lost answer; later reconciles retry everything else."""
 _TICK_S = 1.0
-_SHARE = 3 / 4
-"""The reporter's share of a forge's limits, because attempts and polls use the same account."""
+_BURST = 40 / 3
+"""Requests at once after a quiet time: 10 at the usual share of 3/4, as many as an item needs. GitHub permits
+100 at a time."""
+_KEEP_REMAINING = 200
+"""Requests that are left to attempts and polls if the forge says how many remain: about as many as an attempt
+makes."""
 _TOKEN_S = 2.0
 """Seconds between two checks for a missing token."""
 
@@ -106,22 +110,22 @@ class _CountingPace(Paced):
 
 
 def rate_for(settings: Reporter, platform: Platform, host: str) -> RequestRate:
-    """Return a host's rate limits: the configured ones, or our share of the vendor's documented ones."""
+    """Return a host's rate limits: our share of the vendor's documented ones."""
     facts = FACTS[platform]
     known = facts.web_limits if host == facts.web_host else facts.limits
 
-    def share(configured: float | None, documented: int | None) -> float:
-        return configured or (inf if documented is None else documented * _SHARE)
+    def share(documented: int | None) -> float:
+        return inf if documented is None else documented * settings.forge_share
 
     return RequestRate(
         per_second=settings.requests_per_second,
-        burst=settings.burst,
-        per_hour=share(settings.requests_per_hour, known.per_hour),
-        hourly_share=None if settings.requests_per_hour or known.per_hour is None else _SHARE,
-        writes_per_minute=share(settings.writes_per_minute, known.writes_per_minute),
-        creates_per_minute=share(settings.creates_per_minute, known.creates_per_minute),
-        creates_per_hour=share(settings.creates_per_hour, known.creates_per_hour),
-        keep=settings.keep_remaining,
+        burst=max(1, round(_BURST * settings.forge_share)),
+        per_hour=share(known.per_hour),
+        hourly_share=None if known.per_hour is None else settings.forge_share,
+        writes_per_minute=share(known.writes_per_minute),
+        creates_per_minute=share(known.creates_per_minute),
+        creates_per_hour=share(known.creates_per_hour),
+        keep=_KEEP_REMAINING,
     )
 
 
@@ -135,7 +139,9 @@ def connect_forges(settings: Settings) -> dict[str, tuple[Forge, Paced]]:
 
     def connect_paced(settings: Settings, platform: Platform) -> Forge:
         host = settings.forge(platform).host
-        paces[host] = _CountingPace(host, rate_for(settings.reporter, platform, host), Clock())
+        limited = settings.development.forge_limits
+        rate = rate_for(settings.reporter, platform, host) if limited else RequestRate(inf, burst=1)
+        paces[host] = _CountingPace(host, rate, Clock())
         return connect_forge(settings, platform, policy=_POLICY, pace=paces[host])
 
     return {host: (forge, paces[host]) for host, forge in connect_all(settings, connect_paced).items()}
@@ -153,7 +159,7 @@ class ReporterController:
         self.relist = Relist(
             tasks.namespace,
             [(self._cache, self._list)],
-            settings.reporter.relist_interval,
+            settings.relist_interval,
             listed=self._listed,
             behind=WATCH_BEHIND.set,
         )
@@ -169,6 +175,7 @@ class ReporterController:
                 tasks=tasks,
                 sink=sink,
                 settings=settings.reporter,
+                clocks=settings.development,
                 clock=_clock,
                 monotonic=asyncio.get_running_loop().time,
                 notes=partial(self._notes, host),
@@ -274,6 +281,7 @@ class ReporterController:
             task=self._task,
             tasks=self._tasks,
             settings=self._settings.reporter,
+            clocks=self._settings.development,
             clock=_clock,
             answers=lambda: pace.answers if pace else 0,
         )
@@ -302,7 +310,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         SettingsError: no cluster or no forge is configured. (The program waits for a missing token file.)
         LeaseLostError: another replica has taken over.
     """
-    reporter, namespace = settings.reporter, settings.operator.own_namespace
+    operator, namespace = settings.operator, settings.operator.own_namespace
     stop = stop or asyncio.Event()
     controller: ReporterController | None = None
     lease: Lease | None = None
@@ -318,8 +326,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(
             probes_served(
-                reporter.http_host,
-                reporter.http_port,
+                *settings.development.listen(PROBES),
                 alive=lambda: "the watch is dead" if controller and controller.relist.watch_dead else None,
                 ready=ready,
             )
@@ -331,7 +338,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             stack.push_async_callback(forge.aclose)
         server = await ApiServer.connect(
             Access.find(),
-            reporter.request_timeout,
+            operator.request_limit,
             role=_ROLE,
             on_answer=lambda verb, status: API_REQUESTS.labels(verb, status).inc(),
         )
@@ -340,7 +347,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             namespace,
             _MANAGER,
             identity(os.environ),
-            settings.operator.lease_duration,
+            operator.lease_duration,
             acts=LEADER.set,
         )
         for _, pace in forges.values():

@@ -482,9 +482,9 @@ class ReporterScans:
                 del self._asked[name]
 
     def _delay(self, failures: int, error: BaseException) -> float:
-        reporter = self.context.settings
+        clocks = self.context.clocks
         asked: float = getattr(error, "retry_after", None) or 0.0
-        return max(asked, backoff(max(1, failures), reporter.retry_first, reporter.retry_max))
+        return max(asked, backoff(max(1, failures), clocks.forge_retry, clocks.forge_retry_max))
 
 
 def _asked_item(task: AgentTask) -> Item:

@@ -37,11 +37,15 @@ from coding_agent_operator.scheduling.fair_share import (
 )
 from coding_agent_operator.tasks import metrics
 from coding_agent_operator.tasks.budgets import Spending
+from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 from coding_agent_operator.tasks.plan import SchedulingDecision
 from coding_agent_operator.tasks.state import Stage, stage_of
 
 _logger = logging.getLogger("operator.scheduler")
 
+_AGING_S = 60.0
+"""Waiting this long raises a task's priority by one, so that a task of a lower priority waits longer by a
+minute for each step, and none waits for ever."""
 _PASS_SHARE = 0.1
 """Passes take no more than this share of the time, so that under load one pass covers several changes."""
 _PAGE = 500
@@ -65,8 +69,8 @@ class Scheduler:
         self._pods = objects.pods
         self._namespace = objects.cluster.namespace
         self._limits = None if settings.queue.engine is Engine.KUEUE else settings.limits
-        self._policy = settings.operator.policy
-        self._position_interval = settings.operator.position_interval
+        self._policy = AttemptPolicy.of(settings.operator.policy, settings.development)
+        self._position_interval = settings.development.position_interval
         self._tasks = objects.tasks
         self._jobs = objects.jobs
         self._controller = controller
@@ -208,9 +212,7 @@ class Scheduler:
             if candidate.stage is not Stage.READY and candidate.demand
         }
         unspent = self.spending.unspent(self._tasks.of(self._namespace), demands)
-        self._schedule = fair_schedule(
-            candidates, limit, self._now(), aging=self._policy.aging, unspent=unspent
-        )
+        self._schedule = fair_schedule(candidates, limit, self._now(), aging=_AGING_S, unspent=unspent)
         for repository, budget, spent, reserved in self.spending.shares(unspent, self._schedule.left):
             metrics.show_budget(self._namespace, repository, budget, spent=spent, reserved=reserved)
         # A granted task counts as running until its Job was seen or surely refused; no answer is no refusal.

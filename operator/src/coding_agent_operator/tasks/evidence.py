@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from coding_agent_core.settings.attempt_settings import Verify
 from coding_agent_core.settings.job_settings import JobTemplate
-from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.reasons import REASONS
@@ -28,7 +27,7 @@ from coding_agent_core.task.verification import (
 )
 
 from coding_agent_operator.cluster.observed import Job, evidence_job_name
-from coding_agent_operator.tasks.outcome_of import AttemptOutcome, outcome_of, stuck
+from coding_agent_operator.tasks.outcome_of import AttemptOutcome, AttemptPolicy, outcome_of, stuck
 from coding_agent_operator.tasks.state import Stage, TaskState
 
 _NO_RESULT = "The pod left no result that can be read."
@@ -81,7 +80,7 @@ def evidence_step(
     jobs: Sequence[Job],
     *,
     now: datetime,
-    policy: Policy,
+    policy: AttemptPolicy,
     limit: timedelta | None,
 ) -> EvidenceStep | None:
     """Decide the next step for a task's evidence; return `None` if the task has no evidence.
@@ -154,7 +153,7 @@ def _of_side(
     jobs: Sequence[Job],
     *,
     now: datetime,
-    policy: Policy,
+    policy: AttemptPolicy,
 ) -> _Found:
     if known is not None and known.settled:
         return _Found(known)

@@ -14,6 +14,7 @@ from math import inf
 
 from coding_agent_core.platforms.text import printable
 from coding_agent_core.runtime.retry import asked_wait, backoff
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AttemptStatus, OutcomeType
 from coding_agent_core.task.attempts import MAX_MESSAGE, Outcome
@@ -22,6 +23,8 @@ from coding_agent_core.task.reasons import REASONS, ExitCode, PodReason, Reason,
 from coding_agent_operator.cluster.observed import NOT_READY_TO_START, Job, Pod
 
 _DEADLINE = "DeadlineExceeded"
+_LONGEST_DELAY_S = 900.0
+"""Upper bound of any delay before an attempt. After an outage of hours, work goes on in this time."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,44 @@ def agent_report(job: Job) -> Outcome | None:
 
 
 @dataclass(frozen=True)
+class AttemptPolicy:
+    """When an attempt is retried, and when the operator gives up on a pod. Times are in seconds.
+
+    Attributes:
+        keep_jobs: time after which a finished Job is deleted.
+        backoff_base: upper bound of the first delay before another attempt; it doubles with each failure.
+        backoff_max: upper bound of any delay, including one that a model or a forge asks for.
+        pod_check_interval: time between two checks of the pods of a Job that is not ready yet.
+    """
+
+    # Only these three are settings: how long a cluster takes to add a node, how often it takes one away, and
+    # how long people want to read logs, differ from cluster to cluster.
+    unschedulable_after: float
+    max_disruptions: int
+    keep_jobs: int
+    backoff_base: float
+    backoff_max: float
+    pod_check_interval: float
+    # A kubelet retries a pull with growing delays. After five minutes it has tried four or five times, and
+    # an image that is missing or refused will not come.
+    image_after: float = 300.0
+    # The kubelet refuses such a pod for good. Two minutes are for an object that is created right after.
+    config_after: float = 120.0
+
+    @classmethod
+    def of(cls, policy: Policy, development: Development) -> AttemptPolicy:
+        longest = development.retry_delay_max
+        return cls(
+            unschedulable_after=policy.unschedulable_after,
+            max_disruptions=policy.max_disruptions,
+            keep_jobs=policy.keep_jobs,
+            backoff_base=development.retry_delay,
+            backoff_max=_LONGEST_DELAY_S if longest is None else longest,
+            pod_check_interval=development.pod_check_interval,
+        )
+
+
+@dataclass(frozen=True)
 class PodProblem:
     """A problem that keeps an attempt's pod from starting, or from ending.
 
@@ -204,7 +245,7 @@ class PodProblem:
         return self.patience == inf
 
 
-def pod_problem(job: Job, now: datetime, policy: Policy) -> PodProblem | None:
+def pod_problem(job: Job, now: datetime, policy: AttemptPolicy) -> PodProblem | None:
     """Return the problem that keeps an unfinished Job from running or from ending, or `None`.
 
     The Job's pods must have been read.
@@ -244,7 +285,7 @@ def _not_ending(pods: Sequence[Pod], now: datetime) -> PodProblem | None:
     return PodProblem(replace(attempt_outcome(PodReason.POD_NOT_ENDING), message=words), inf, over=False)
 
 
-def stuck(job: Job, now: datetime, policy: Policy) -> AttemptOutcome | None:
+def stuck(job: Job, now: datetime, policy: AttemptPolicy) -> AttemptOutcome | None:
     """Return why an unfinished Job will never end, or `None`. The Job's pods must have been read."""
     found = pod_problem(job, now, policy)
     return found.outcome if found is not None and found.over else None
@@ -301,7 +342,7 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
-def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: Policy) -> float:
+def delay_after(uid: str, attempts: Sequence[AttemptStatus], policy: AttemptPolicy) -> float:
     """Return the seconds between the last attempt's end and the next attempt; 0 if it showed no problem.
 
     Task and attempt seed the jitter, so that a restart of the operator changes nothing.
@@ -320,7 +361,7 @@ def _chance(uid: str, last: AttemptStatus) -> float:
 def next_attempt_time(
     uid: str,
     attempts: Sequence[AttemptStatus],
-    policy: Policy,
+    policy: AttemptPolicy,
     now: datetime,
     *,
     asked: float | None = None,

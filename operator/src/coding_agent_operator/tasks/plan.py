@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Literal
 
-from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import (
     AgentTask,
     AttemptStatus,
@@ -26,7 +25,7 @@ from coding_agent_core.task.reasons import REASONS, Reason
 from coding_agent_operator.cluster.observed import Job, attempt_number
 from coding_agent_operator.tasks.budgets import Exhausted, day_of
 from coding_agent_operator.tasks.evidence import EvidencePod, evidence_step
-from coding_agent_operator.tasks.outcome_of import POD_PROBLEMS, PodProblem, sentence
+from coding_agent_operator.tasks.outcome_of import POD_PROBLEMS, AttemptPolicy, PodProblem, sentence
 from coding_agent_operator.tasks.state import COMMAND_WAIT, Stage, TaskOutcome, TaskState, task_state
 
 _CONDITIONS = ("Succeeded", "Running", "Finished", "WithinBudget")
@@ -105,7 +104,7 @@ def plan_task(
     jobs: Sequence[Job],
     decision: SchedulingDecision,
     now: datetime,
-    policy: Policy,
+    policy: AttemptPolicy,
     *,
     environment_refusal: Refusal = lambda _: None,
     unauthorized: Callable[[AgentTask], str | None] = lambda _: None,
@@ -179,7 +178,7 @@ def _if_allowed(state: TaskState, environment_refusal: Refusal) -> TaskState:
     return replace(state, stage=Stage.ENDED, outcome=outcome, next_attempt_time=None)
 
 
-def _requeue_at(state: TaskState, now: datetime, policy: Policy) -> datetime | None:
+def _requeue_at(state: TaskState, now: datetime, policy: AttemptPolicy) -> datetime | None:
     if state.stage in (Stage.BACKOFF, Stage.HELD):
         return state.next_attempt_time
     if state.verifying and state.stage is not Stage.SUSPENDED:

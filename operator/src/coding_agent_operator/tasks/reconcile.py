@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, Event, Status, UnreadableTaskError
 from coding_agent_core.task.environment import Environment
 
@@ -18,6 +17,7 @@ from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
 from coding_agent_operator.cluster.observed import NOT_READY_TO_START, Job, Pod, missing_secrets
 from coding_agent_operator.tasks.evidence import EvidencePod
 from coding_agent_operator.tasks.metrics import count_change
+from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 from coding_agent_operator.tasks.plan import Plan, SchedulingDecision, plan_task
 
 _logger = logging.getLogger("operator.reconcile")
@@ -66,7 +66,7 @@ class Reconciler:
         objects: NamespaceObjects,
         builder: Builder,
         *,
-        policy: Policy,
+        policy: AttemptPolicy,
         evidence_limit: timedelta | None,
         unauthorized: Callable[[AgentTask], str | None],
         waits: Mapping[str, str],

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AgentTask, AttemptStatus, OutcomeType, TaskResult
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.commands import cancel_asked
@@ -25,6 +24,7 @@ from coding_agent_operator.tasks.budgets import used_up
 from coding_agent_operator.tasks.outcome_of import (
     AT_ONCE,
     AttemptOutcome,
+    AttemptPolicy,
     PodProblem,
     agent_report,
     next_attempt_time,
@@ -108,7 +108,7 @@ class TaskState:
         return job if job is not None and job.waiting else None
 
 
-def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> Stage:
+def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: AttemptPolicy) -> Stage:
     """Return the stage without reading pods. If the stage is uncertain, it is ACTIVE, to exceed no limit.
 
     Some `jobs` may be missing, because an attempt whose end is not recorded counts as active.
@@ -130,7 +130,7 @@ def stage_of(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy
     )
 
 
-def task_state(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: Policy) -> TaskState:
+def task_state(task: AgentTask, jobs: Sequence[Job], now: datetime, policy: AttemptPolicy) -> TaskState:
     """Return the state of the task.
 
     Args:
@@ -191,7 +191,7 @@ def _between_attempts(
     attempts: Sequence[AttemptStatus],
     last: AttemptOutcome | None,
     now: datetime,
-    policy: Policy,
+    policy: AttemptPolicy,
 ) -> tuple[Stage, TaskOutcome | None, datetime | None]:
     """Return the next stage of a task of which no attempt runs.
 
@@ -225,7 +225,7 @@ def _between_attempts(
 
 
 def _attempts(
-    task: AgentTask, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: Policy
+    task: AgentTask, own: Mapping[int, Job], live: Sequence[Job], now: datetime, policy: AttemptPolicy
 ) -> tuple[list[AttemptStatus], list[Outcome], AttemptOutcome | None]:
     """Return the updated attempts, new reports of their agents, and the newest end not recorded yet."""
     attempts: list[AttemptStatus] = []
@@ -256,7 +256,13 @@ def _attempts(
 
 
 def _updated(
-    task: AgentTask, attempt: AttemptStatus, job: Job | None, *, first: bool, now: datetime, policy: Policy
+    task: AgentTask,
+    attempt: AttemptStatus,
+    job: Job | None,
+    *,
+    first: bool,
+    now: datetime,
+    policy: AttemptPolicy,
 ) -> tuple[AttemptStatus, AttemptOutcome | None]:
     """Update an attempt without a recorded end: with its end, or with the reason for deleting its Job."""
     if job is None or job.gone:
@@ -297,7 +303,7 @@ def _as_intended(intended: AttemptOutcome, seen: AttemptOutcome) -> AttemptOutco
 
 
 def _task_outcome(
-    task: AgentTask, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, policy: Policy
+    task: AgentTask, attempts: Sequence[AttemptStatus], last: AttemptOutcome | None, policy: AttemptPolicy
 ) -> TaskOutcome | None:
     if task.spec.cancel:
         when = "" if attempts else " before it started"

@@ -72,18 +72,19 @@ def _place(world: World, ended: int) -> _Place:
 
 async def _measure(world: World, place: _Place) -> Mapping[str, float]:
     port = free_port()
-    operator = {
-        "namespace": place.namespace,
+    development = {
         "http_host": "127.0.0.1",
         "http_port": port,
         "relist_interval": 0.5 if world.quick else 2.0,
-        "lease_duration": 6,
     }
     program = main_py(
         "operator",
         folder=world.folder,
         port=port,
-        settings={"operator": operator},
+        settings={
+            "operator": {"namespace": place.namespace, "lease_duration": 6},
+            "development": development,
+        },
         environment={"KUBECONFIG": str(place.kubeconfig)},
     )
     # A resync lists tasks and Jobs; the operator looks once for what to adopt, and once for what to delete.

@@ -84,7 +84,8 @@ def _operator(world: World, namespace: str) -> Program:
         folder=world.folder,
         port=port,
         settings={
-            "operator": {"namespace": namespace, "http_host": "127.0.0.1", "http_port": port},
+            "operator": {"namespace": namespace},
+            "development": {"http_host": "127.0.0.1", "http_port": port},
             "limits": {"global": 10_000, "per_repository": 10_000, "overrides": {_WAITING: 0}},
         },
         environment={"KUBECONFIG": str(kubeconfig)},

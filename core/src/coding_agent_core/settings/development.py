@@ -1,0 +1,60 @@
+"""Clocks and addresses of the programs that only tests and development change. Nobody has to judge them.
+
+The section is neither on the page of settings nor among the chart's values, and it may change with every
+commit. An error about a removed setting names its entry here, if there is one.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from coding_agent_core.settings.section import Section
+
+
+class Development(Section):
+    """What tests shorten, because they cannot wait for the times of real use. Times are in seconds."""
+
+    http_host: str | None = None
+    """Address of metrics and probes in place of the program's own: tests listen on loopback."""
+    http_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of metrics and probes in place of the program's own: tests run several programs on one machine."""
+    relist_interval: float | None = Field(default=None, gt=0)
+    """Between two lists of all objects, in place of `operator.lease_duration`."""
+    sweep_interval: float = Field(default=300.0, gt=0)
+    """Between two searches for ended tasks to delete. They are kept for days, so minutes do not matter."""
+    position_interval: float = Field(default=10.0, gt=0)
+    """Between two updates of the queue positions in the status of AgentTasks: each one is a write for each
+    waiting task."""
+    pod_check_interval: float = Field(default=15.0, gt=0)
+    """Between two checks of the pods of a Job that is not ready yet. Nobody waits for the answer for less
+    than the minutes after which the operator gives up on a pod."""
+    retry_delay: float = Field(default=30.0, ge=0)
+    """Upper bound of the delay before the second attempt. It doubles with each further failure: a fault of a
+    model or a forge is often over after half a minute. The operator subtracts a random part, up to half."""
+    retry_delay_max: float | None = Field(default=None, ge=0)
+    """Upper bound of any delay before an attempt, including one that a model or a forge asks for; `None`: the
+    program's own."""
+    check_interval: float = Field(default=300.0, gt=0)
+    """Between two checks of an active task's item if nothing changes, for events that no webhook brought.
+    More often would use up a forge's limits."""
+    comment_interval: float = Field(default=60.0, gt=0)
+    """Between two edits of a comment that only change the queue position. Each one counts against the forge's
+    limit of writes."""
+    forge_retry: float = Field(default=2.0, gt=0)
+    """Before the first retry while a forge does not answer. It doubles with each further retry."""
+    forge_retry_max: float = Field(default=120.0, gt=0)
+    """Longest delay between two retries at a forge, so that an outage of hours is noticed as over in two
+    minutes. What the forge refuses is retried more and more rarely, at last once an hour."""
+    outage_shown_after: float = Field(default=30.0, ge=0)
+    """After which tasks that wait for a silent forge get a condition and an Event: a forge's restart takes
+    less, and is no news."""
+    forge_limits: bool = True
+    """Whether the reporter keeps the limits that a forge documents, and its own; a sandbox has none."""
+    cancel_check_interval: float = Field(default=30.0, gt=0)
+    """Without Kubernetes: between two checks of the labels of an item that is worked on. Each one is a
+    request, and a webhook stops the task at once anyway."""
+
+    def listen(self, usual: tuple[str, int]) -> tuple[str, int]:
+        """Return the address and port to listen on, of which `usual` are the program's own."""
+        host, port = usual
+        return self.http_host or host, port if self.http_port is None else self.http_port

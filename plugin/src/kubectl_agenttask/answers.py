@@ -156,7 +156,7 @@ def collect(
     stored: StoredCredentials,
     environment: Mapping[str, str] = os.environ,
 ) -> InitInput:
-    """Return the input of `init`; a person is asked for whatever flags and environment do not give.
+    """Return the input of `init`. Ask the person for what neither flags nor environment variables give.
 
     Raises:
         UsageError: something is missing or wrong; the message names the flag or variable.

@@ -368,11 +368,11 @@ def _retry_failed(session: Session, arguments: Namespace) -> ExitStatus:
 
 
 def failed_runs(tasks: Iterable[AgentTask], reason: str | None, since: datetime | None) -> list[AgentTask]:
-    """Return the newest run of each item whose newest run failed. An earlier failure has its next run.
+    """Return the newest run of each item, if it failed. A failed run that a later one follows does not count.
 
     Args:
-        reason: the reason of the failure; any for `None`.
-        since: the time after which it failed; any for `None`.
+        reason: only runs that failed for this reason; `None`: for any reason.
+        since: only runs that failed after this time; `None`: at any time.
     """
     items: dict[str, list[AgentTask]] = {}
     for task in tasks:

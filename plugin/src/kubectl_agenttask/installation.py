@@ -66,7 +66,7 @@ class StoredSecret:
 
 
 class Installation:
-    """A namespace with a release, or for a new one. Methods can raise `PluginError`."""
+    """A namespace that has a release or will get one. Methods can raise `PluginError`."""
 
     def __init__(self, cluster: ClusterAccess) -> None:
         self.namespace = cluster.namespace

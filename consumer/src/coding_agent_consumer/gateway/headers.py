@@ -46,7 +46,7 @@ _NOT_RETURNED = frozenset(
 
 
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of a request that the provider gets; names are in lower case."""
+    """Return the headers of a client's request that the gateway passes on; names are in lower case."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}
     sent = {name: value for name, value in headers.items() if _SENT.fullmatch(name) and name not in named}
     accepted = [one.partition(";")[0].strip().lower() for one in headers.get("accept", "*/*").split(",")]

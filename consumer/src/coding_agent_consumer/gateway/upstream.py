@@ -53,7 +53,7 @@ class WorkloadIdentity:
     """The token of an identity, fetched when it is needed and again before it expires.
 
     Attributes:
-        clock: gives the current, aware time.
+        clock: returns the current time, with its time zone.
         transport: replaces the network in tests.
         current: the last token; empty before the first one.
     """

@@ -74,7 +74,7 @@ class Permit:
         breaker._answered_at = self.since = breaker.clock.monotonic()
 
     def failed(self, asked: float | None) -> None:
-        """Record that the forge was not available, and the seconds that it asks to wait, if it does.
+        """Record that the forge was not available, and how many seconds it asked to wait, if it did.
 
         If other tasks got answers meanwhile, the forge is not down. While the breaker is open, only the task
         that tests the forge counts: others started before it opened, so their failures show nothing new.

@@ -52,11 +52,11 @@ class CheckedBody:
     """A comment's body without its signature.
 
     Attributes:
-        body: if there is a problem, the hidden line is none any more, but the marker by which our comment is
-            found is still there.
+        body: the text. If there is a problem, its hidden line has no state, but still the marker by which we
+            find our comment.
         problem: why the hidden line does not count, as a clause; empty if it counts, or if there is none.
-        place: the repository for which the line was signed, as in `Item.identity`, if it is not the item's.
-            The forge must then say whether it is another name of the item's repository.
+        place: the repository for which the line was signed, if it is not the item's; in the form that
+            `Item.identity` has. The forge must then say whether the item's repository had this name.
     """
 
     body: str
@@ -65,7 +65,7 @@ class CheckedBody:
 
 
 def signed(body: str, item: Item, keys: Sequence[str]) -> str:
-    """Return a body with a signature by the first key behind its hidden line; without keys, the same body."""
+    """Return a body whose hidden line is signed with the first key. Without keys, nothing is signed."""
     found = hidden_line(body)
     if found is None or not keys:
         return body

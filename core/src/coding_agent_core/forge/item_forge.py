@@ -19,20 +19,20 @@ from coding_agent_core.task.model import Item
 
 
 class ItemForge(Protocol):
-    """A forge as core calls it; the methods of `coding_agent_forges.rest.forge.Forge`."""
+    """A forge as core calls it. `coding_agent_forges.rest.forge.Forge` implements it."""
 
     @property
     def host(self) -> str:
         """The web host of the installation, e.g. `github.com`."""
 
     async def whoami(self) -> str:
-        """Return the login of our token's account, which is cached."""
+        """Return the login of our token's account. It is read once and cached."""
 
     async def permission(self, item: Item, user: str) -> Permission:
         """Return what the person may do in the item's repository now; `NONE` for unknown people."""
 
     async def read(self, item: Item) -> ItemDetails:
-        """Read the item. `item` in the answer has the repository's present path."""
+        """Read the item. The `item` of the details has the repository's present path."""
 
     async def read_state(self, item: Item) -> ItemState:
         """Read the item's state in one request."""
@@ -47,18 +47,18 @@ class ItemForge(Protocol):
     async def open_changes(self) -> OpenChanges:
         """Return the open changes that our account opened in the configured scope, at most 200.
 
-        Facts that the forge computes or indexes in the background may be some seconds old. A change that
-        cannot be read holds back no other.
+        Facts that the forge computes or indexes in the background may be some seconds old. If a change cannot
+        be read, the others are still returned.
 
         Raises:
             ForgeError: the changes cannot be listed.
         """
 
     async def snapshot(self, change: Item) -> ChangeSnapshot:
-        """Return one change, whoever opened it, with nothing from earlier answers."""
+        """Return one change, whoever opened it, without using cached responses."""
 
     async def rerun_check(self, change: Item, run: str) -> None:
-        """Ask the forge to run a job again. A lost answer is an error, although the job may run.
+        """Ask the forge to run a job again. A lost response raises an error, although the job may run.
 
         Args:
             run: the job's id (`CheckResult.id`).
@@ -76,7 +76,7 @@ class ItemForge(Protocol):
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         """Return the oldest comment by our own account that contains `marker`.
 
-        If its hidden line is not signed as it must be, the comment is returned without that line.
+        If the signature of its hidden line is not valid, the comment is returned without that line.
 
         Raises:
             ForgeListTooLongError: there are more comments than are read, and ours is not among them.
@@ -102,4 +102,4 @@ class ItemForge(Protocol):
         """
 
     async def react(self, item: Item, comment: str) -> None:
-        """Add the reaction `eyes` to the comment of an executed command. Idempotent."""
+        """Add the reaction `eyes` to the comment of an executed command. The call can be repeated."""

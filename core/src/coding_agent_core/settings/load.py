@@ -14,7 +14,7 @@ from coding_agent_core.settings.reading import Findings, Variables, read_setting
 
 
 def load_settings(file: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
-    """Return the settings; the arguments are those of `examine`.
+    """Return the settings. `examine` describes the arguments.
 
     Raises:
         SettingsError: a named file is absent or unreadable, or a setting is wrong or unknown. The message

@@ -44,7 +44,7 @@ class EarlierAttempts(Frozen):
         recap: what the attempts did and why they ended, as plain text for the model.
         ended: why the last attempt ended, as one line for the model.
         transcripts: the places of the attempts' transcripts; the oldest is first.
-        usage: how much the attempts have used the model; `None` if this is not known of each.
+        usage: what the attempts have used of the model; `None` if that is unknown for one of them.
     """
 
     branch: str | None = None

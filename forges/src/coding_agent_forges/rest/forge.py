@@ -19,6 +19,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.hidden_line import HiddenLines
+from coding_agent_core.forge.item_forge import ItemForge
 from coding_agent_core.forge.values import (
     BranchFacts,
     Change,
@@ -88,11 +89,12 @@ class LabeledItem:
 
 
 @dataclass
-class Forge(ABC):
+class Forge(ItemForge, ABC):
     """One installation of a forge, with one token.
 
     All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose message names the
     item and never a secret. Class variables and abstract methods cover the differences between the APIs.
+    `ItemForge` describes the methods that core calls.
 
     Example:
         forge = connect_forge(settings, item.platform)
@@ -188,8 +190,7 @@ class Forge(ABC):
         """Return the attachment that a link in an item's text leads to, or `None` if it leads elsewhere."""
 
     @abstractmethod
-    async def read(self, item: Item) -> ItemDetails:
-        """Read the item. The `item` of the details has the repository's present path."""
+    async def read(self, item: Item) -> ItemDetails: ...
 
     @abstractmethod
     async def revisions(self, details: ItemDetails, since: datetime) -> tuple[Revision, ...]:
@@ -228,19 +229,10 @@ class Forge(ABC):
         """Return one change, without having checked the hidden lines in its comments."""
 
     async def open_changes(self) -> OpenChanges:
-        """Return the open changes that our account opened in the configured scope, at most 200.
-
-        Facts that the forge computes or indexes in the background may be some seconds old. If a change cannot
-        be read, the others are still returned.
-
-        Raises:
-            ForgeError: the changes cannot be listed.
-        """
         found = await self._open_changes()
         return replace(found, snapshots=tuple([await self._with_checked(one) for one in found.snapshots]))
 
     async def snapshot(self, change: Item) -> ChangeSnapshot:
-        """Return one change, whoever opened it, without using cached responses."""
         return await self._with_checked(await self._snapshot(change))
 
     @abstractmethod
@@ -252,15 +244,7 @@ class Forge(ABC):
         """
 
     @abstractmethod
-    async def rerun_check(self, change: Item, run: str) -> None:
-        """Ask the forge to run a job again. A lost response raises an error, although the job may run.
-
-        Args:
-            run: the job's id (`CheckResult.id`).
-
-        Raises:
-            ForgeError: also if the forge does not run this job again.
-        """
+    async def rerun_check(self, change: Item, run: str) -> None: ...
 
     @abstractmethod
     async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
@@ -297,16 +281,13 @@ class Forge(ABC):
         """Mark a draft as ready for review. The call can be repeated."""
 
     @abstractmethod
-    async def add_label(self, item: Item, label: str) -> None:
-        """Add one label without changing others. The forge creates a label that does not exist."""
+    async def add_label(self, item: Item, label: str) -> None: ...
 
     @abstractmethod
-    async def remove_label(self, item: Item, label: str) -> bool:
-        """Remove one label without changing others; return whether it was on the item."""
+    async def remove_label(self, item: Item, label: str) -> bool: ...
 
     @abstractmethod
-    async def permission(self, item: Item, user: str) -> Permission:
-        """Return what the person may do in the item's repository now; `NONE` for unknown people."""
+    async def permission(self, item: Item, user: str) -> Permission: ...
 
     @abstractmethod
     async def branch_facts(self, repository: str, branch: str) -> BranchFacts:
@@ -332,11 +313,9 @@ class Forge(ABC):
 
     @property
     def host(self) -> str:
-        """The web host of the installation, e.g. `github.com`."""
         return self.settings.host
 
     async def whoami(self) -> str:
-        """Return the login of our token's account. It is read once and cached."""
         return (await self._account()).login
 
     async def _account(self) -> User:
@@ -439,11 +418,6 @@ class Forge(ABC):
         )
 
     async def label_application(self, item: Item) -> LabelEvent | None:
-        """Return the last application of one of `Labels.triggers`; `None` if the history does not show it.
-
-        Raises:
-            ForgeListTooLongError: the history was not read to its end, and what was read does not show it.
-        """
         history = await self.label_history(item, None)
         applied = last_application(history.values, self.settings.triggers)
         if applied is None and not history.complete:
@@ -512,7 +486,6 @@ class Forge(ABC):
         return await self._path_of(repository) if repository.lower() in self.client.redirected else repository
 
     async def read_state(self, item: Item) -> ItemState:
-        """Read the item's state in one request."""
         call = Call("GET", self._item_path(item), f"reading {item.display}")
         found = await self.client.get(ItemResponse, call)
         return ItemState(self._labels(found), found.open, found.updated_second)
@@ -536,13 +509,6 @@ class Forge(ABC):
         return Call("GET", path, f"reading the comments of {item.display}", params)
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        """Return the oldest comment by our own account that contains `marker`.
-
-        If the signature of its hidden line is not valid, the comment is returned without that line.
-
-        Raises:
-            ForgeListTooLongError: there are more comments than are read, and ours is not among them.
-        """
         own = await self._account()
         pages = self.client.pages(
             list[CommentResponse], self._comments_call(item, self.OLDEST_FIRST), limit=SCAN_PAGES
@@ -558,14 +524,6 @@ class Forge(ABC):
     async def upsert_comment(
         self, item: Item, marker: str, body: str, *, known: Comment | None = None
     ) -> Comment:
-        """Edit the comment that `find_comment` finds, unless its body is the same, or create it.
-
-        A `known` comment from an earlier call is edited without a search, unless it is gone.
-
-        Raises:
-            ValueError: the body has no marker, so we would never find the comment again.
-            ForgeError: the comment was not written, or it is unknown whether it was.
-        """
         if marker not in body:
             raise ValueError("the body of our comment must contain its marker")
         edited = await self._edit_comment(item, known, body) if known else None
@@ -663,11 +621,6 @@ class Forge(ABC):
             raise
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
-        """Whether the comment with this id has our reaction.
-
-        Raises:
-            ForgeNotFoundError: the comment is gone.
-        """
         own = await self._account()
         call = Call(
             "GET",
@@ -685,7 +638,6 @@ class Forge(ABC):
         return False
 
     async def react(self, item: Item, comment: str) -> None:
-        """Add the reaction `eyes` to the comment of an executed command. The call can be repeated."""
         call = Call(
             "POST",
             f"{self._comment_path(item, comment)}/{self.REACTIONS}",

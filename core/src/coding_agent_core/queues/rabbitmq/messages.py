@@ -125,7 +125,11 @@ def task_message(queue: str, task: QueuedTask, *, redelivered: bool = False) -> 
 
 
 def delayed_message(queue: str, task: QueuedTask, seconds: int, *, redelivered: bool) -> Message:
-    """Return the message of a task that goes back to the queue after `seconds`, from `delay_seconds`."""
+    """Return the message of a task that waits before it goes back to the queue.
+
+    Args:
+        seconds: the wait, which `delay_seconds` has rounded.
+    """
     message = task_message(queue, task, redelivered=redelivered)
     return replace(message, queue=delay_queue(queue, seconds), arguments=delay_arguments(queue, seconds))
 

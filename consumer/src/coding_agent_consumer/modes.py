@@ -188,13 +188,15 @@ def _read_input(environment: Mapping[str, str]) -> AttemptInput:
         raise SettingsError(f"{name}: {error}") from error
 
 
-async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Outcome], None]) -> Outcome:
+async def _attempt(
+    settings: Settings, attempt_input: AttemptInput, record: Callable[[Outcome], None]
+) -> Outcome:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
-    item = given.task.request.item
-    runner = given.task.request.runner or settings.consumer.runner
+    item = attempt_input.task.request.item
+    runner = attempt_input.task.request.runner or settings.consumer.runner
     imports = threading.Thread(target=import_agent, args=(settings, runner), daemon=True)
 
     def item_read() -> None:
@@ -211,7 +213,14 @@ async def _attempt(settings: Settings, given: AttemptInput, record: Callable[[Ou
         folder = os.environ.get(MIRROR_VARIABLE)
         mirror = Mirror(Path(folder)) if folder else None
         attempt = build_attempt(
-            settings, given, forge, stop, grace=grace, record=record, mirror=mirror, item_read=item_read
+            settings,
+            attempt_input,
+            forge,
+            stop,
+            grace=grace,
+            record=record,
+            mirror=mirror,
+            item_read=item_read,
         )
         outcome = await attempt.run()
         until = None if attempt.hurried else await _answered_until(settings, forge, item)
@@ -236,7 +245,7 @@ async def _answered_until(settings: Settings, forge: Forge, item: Item) -> datet
 
 def build_attempt(
     settings: Settings,
-    given: AttemptInput,
+    attempt_input: AttemptInput,
     forge: Forge,
     stop: asyncio.Event,
     *,
@@ -256,7 +265,7 @@ def build_attempt(
         mirror: the mirror of the item's repository, if there is a cache.
         item_read: called whenever the item was read and is open.
     """
-    queued = given.task
+    queued = attempt_input.task
     if queued.request.trigger.round is not None:
         # Here, because a thread imports the agent later: two threads should not import the same at once.
         from coding_agent_consumer.rounds import work  # noqa: F401, PLC0415
@@ -272,7 +281,7 @@ def build_attempt(
                 raise ForgeNotFoundError(f"The {noun} was closed or merged before the round started.")
             raise ForgeNotFoundError("The item was closed before the attempt started.")
         item_read()
-        branch, change = given.earlier.branch, given.earlier.change_url
+        branch, change = attempt_input.earlier.branch, attempt_input.earlier.change_url
         if branch is None:
             # This run is not known to have pushed anything, so an earlier run's branch counts while its
             # change is open. Each pod of this attempt gets the same answer, so it finds a lost pod's work.
@@ -298,13 +307,13 @@ def build_attempt(
                 branch=branch,
                 change_url=change,
             ),
-            max_attempts=given.max_attempts,
+            max_attempts=attempt_input.max_attempts,
         )
         return LoadedItem(task, details, branch)
 
     return Attempt(
         settings=settings,
-        given=given,
+        given=attempt_input,
         load=load,
         # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
         transcript_folder=Path(tempfile.gettempdir()) / settings.context_storage.base_dir,
@@ -312,7 +321,7 @@ def build_attempt(
         stop=stop,
         grace=grace,
         overtime=grace,
-        environment=given.environment,
+        environment=attempt_input.environment,
         record=record,
         mirror=mirror,
     )

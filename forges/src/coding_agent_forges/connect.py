@@ -66,7 +66,7 @@ def connect_all(
         SettingsError: no platform has a token, or two platforms are configured on the same host.
         TokenMissingError: every configured token is in a missing file.
     """
-    found: dict[str, Forge] = {}
+    forges: dict[str, Forge] = {}
     problems: list[SettingsError] = []
     for platform in Platform:
         if not settings.forge(platform).connectable:
@@ -76,13 +76,13 @@ def connect_all(
         except SettingsError as error:
             problems.append(error)
             continue
-        if forge.host in found:
+        if forge.host in forges:
             raise SettingsError(
-                f"`{found[forge.host].platform}.api_url` and `{platform}.api_url` name the same host "
+                f"`{forges[forge.host].platform}.api_url` and `{platform}.api_url` name the same host "
                 f"{forge.host}; correct one of them"
             )
-        found[forge.host] = forge
-    if not found:
+        forges[forge.host] = forge
+    if not forges:
         if problems:
             missing = all(isinstance(problem, TokenMissingError) for problem in problems)
             raise (TokenMissingError if missing else SettingsError)("\n".join(map(str, problems)))
@@ -90,7 +90,7 @@ def connect_all(
         raise SettingsError(f"No token for any forge: set {names}.")
     for problem in problems:
         _logger.warning("%s", problem)
-    return found
+    return forges
 
 
 def token_place(settings: Settings, platform: Platform) -> str:

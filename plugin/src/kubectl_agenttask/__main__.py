@@ -293,41 +293,47 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
         f"check token and model, and prepare an installation (default namespace: {RELEASE}); token and key "
         "come from the environment, e.g. GITHUB_PERSONAL_ACCESS_TOKEN and OPENAI_API_KEY, or are asked for"
     )
-    one = add("init", _later("init.init"), text, named=False)
-    one.set_defaults(default_namespace=RELEASE)
-    one.add_argument("--platform", metavar="NAME", help=f"the forge: {', '.join(Platform)}")
-    one.add_argument("--api-url", metavar="URL", help="address of the forge's API (default: the public one)")
-    one.add_argument(
+    command = add("init", _later("init.init"), text, named=False)
+    command.set_defaults(default_namespace=RELEASE)
+    command.add_argument("--platform", metavar="NAME", help=f"the forge: {', '.join(Platform)}")
+    command.add_argument(
+        "--api-url", metavar="URL", help="address of the forge's API (default: the public one)"
+    )
+    command.add_argument(
         "--repo",
         action="append",
         metavar="OWNER/REPO",
         help="a repository in which the agent works; can be repeated",
     )
-    one.add_argument("--provider", metavar="NAME", help="format of the model's API (default: openai)")
-    one.add_argument("--model-url", metavar="URL", help="address of the model's API")
-    one.add_argument("--model", metavar="MODEL", help="name of the model")
-    one.add_argument("--registry", default="", metavar="HOST/PATH", help="registry of the images")
-    one.add_argument(
+    command.add_argument("--provider", metavar="NAME", help="format of the model's API (default: openai)")
+    command.add_argument("--model-url", metavar="URL", help="address of the model's API")
+    command.add_argument("--model", metavar="MODEL", help="name of the model")
+    command.add_argument("--registry", default="", metavar="HOST/PATH", help="registry of the images")
+    command.add_argument(
         "--webhook",
         default="",
         metavar="URL",
         help="create webhooks to this address of the receiver (default: poll only)",
     )
-    one.add_argument("--github-app", action="store_true", help="use a GitHub App instead of a token")
-    one.add_argument("--app-name", default="coding-agent", metavar="NAME", help="name of a new GitHub App")
-    one.add_argument(
+    command.add_argument("--github-app", action="store_true", help="use a GitHub App instead of a token")
+    command.add_argument(
+        "--app-name", default="coding-agent", metavar="NAME", help="name of a new GitHub App"
+    )
+    command.add_argument(
         "--organization", default="", metavar="ORG", help="owner of a new GitHub App (default: you)"
     )
-    one.add_argument("--code", default="", metavar="ADDRESS", help="what GitHub shows after a new GitHub App")
-    one.add_argument(
+    command.add_argument(
+        "--code", default="", metavar="ADDRESS", help="what GitHub shows after a new GitHub App"
+    )
+    command.add_argument(
         "--values",
         default="coding-agent-values.yaml",
         metavar="FILE",
         help="values file to write (default: %(default)s)",
     )
-    one.add_argument("--release", default=RELEASE, metavar="NAME", help="name of the Helm release")
-    one.add_argument("--chart", default="charts/coding-agent", metavar="CHART", help="place of the chart")
-    one.add_argument("-y", "--yes", action="store_true", help="ask nothing")
+    command.add_argument("--release", default=RELEASE, metavar="NAME", help="name of the Helm release")
+    command.add_argument("--chart", default="charts/coding-agent", metavar="CHART", help="place of the chart")
+    command.add_argument("-y", "--yes", action="store_true", help="ask nothing")
 
 
 def _add_doctor(one: argparse.ArgumentParser) -> None:
@@ -359,59 +365,59 @@ def _where() -> argparse.ArgumentParser:
     return where
 
 
-def _add_run(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "url",
         metavar="ITEM",
         help="address of the issue, pull request or merge request; owner/repo#12 if it has a task already",
     )
     numbered = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)
-    one.add_argument(
+    command.add_argument(
         "--project-id", type=positive, metavar="ID", help=f"numeric id of the project, for {numbered}"
     )
-    one.add_argument(
+    command.add_argument(
         "--platform",
         choices=[platform.value for platform in Platform],
         help="product of the forge, if its address does not show it",
     )
-    one.add_argument(
+    command.add_argument(
         "--user", default="", metavar="LOGIN", help="person whose settings apply (default: nobody)"
     )
-    one.add_argument(
+    command.add_argument(
         "--priority", type=priority, help="-1000 to 1000; a higher number starts first (default: 0)"
     )
-    one.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
-    one.add_argument(
+    command.add_argument("--model", metavar="MODEL", help="name of the model (default: as configured)")
+    command.add_argument(
         "--instructions", metavar="TEXT", help="instructions for the agent, in addition to the item"
     )
-    one.add_argument(
+    command.add_argument(
         "--timeout-seconds",
         type=between(1, 604_800),
         metavar="S",
         help="time limit of one attempt (default: the operator's setting)",
     )
-    one.add_argument(
+    command.add_argument(
         "--max-attempts",
         type=between(1, 20),
         metavar="N",
         help="maximum number of attempts, 1 to 20 (default: the operator's setting)",
     )
-    one.add_argument(
+    command.add_argument(
         "--runner",
         choices=[name.value for name in RunnerName],
         help="coding agent that does the work (default: as configured)",
     )
-    one.add_argument(
+    command.add_argument(
         "--budget",
         type=budget,
         metavar="'N UNIT'",
         help="what all attempts together may spend on the model, for example '2.50 USD' or '200000 tokens' "
         "(default: as configured)",
     )
-    one.add_argument("--wait", action="store_true", help="wait until the task has ended, as `wait` does")
-    _add_timeout(one)
-    _add_output(one, *OBJECTS)
-    one.add_argument(
+    command.add_argument("--wait", action="store_true", help="wait until the task has ended, as `wait` does")
+    _add_timeout(command)
+    _add_output(command, *OBJECTS)
+    command.add_argument(
         "--ttl",
         type=between(0, 31_536_000),
         metavar="S",

@@ -551,15 +551,15 @@ def sentences(what: str, *, missing: str | None = None, conflict: str | None = N
     try:
         yield
     except ApiException as error:
-        said = _said(error)
+        message = _said(error)
         if error.status in (401, 403):
             raise DeniedError(
-                f"the API server does not let you {what}: {said}. Ask for {_lacking(said)}, or choose "
+                f"the API server does not let you {what}: {message}. Ask for {_lacking(message)}, or choose "
                 "another --context."
             ) from error
         if error.status == 404:
             # If the cluster does not have the resource at all, the server's answer is plain text.
-            if "page not found" in said and "agenttask" in what:
+            if "page not found" in message and "agenttask" in what:
                 raise ConfigurationError(
                     "this cluster does not have the resource agenttasks: install the chart (`kubectl "
                     "agenttask init` prepares it), apply crds/agenttask.yaml, or choose another --context."
@@ -569,7 +569,7 @@ def sentences(what: str, *, missing: str | None = None, conflict: str | None = N
         if error.status == 409 and conflict:
             raise PluginError(conflict) from error
         problem = UnreachableError if error.status == _BUSY or error.status >= 500 else PluginError
-        raise problem(f"cannot {what}: the API server answers {error.status}: {said}") from error
+        raise problem(f"cannot {what}: the API server answers {error.status}: {message}") from error
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise UnreachableError(
             f"cannot {what}: the API server does not answer ({_last(error)}). Is the cluster up, and the "

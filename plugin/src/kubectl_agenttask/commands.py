@@ -153,11 +153,11 @@ def spend(session: Session, arguments: Namespace) -> None:
 
 def describe(session: Session, arguments: Namespace) -> None:
     """`describe`: print everything about one task."""
-    found, now = session.cluster.find(arguments.name), session.clock()
+    sections, now = session.cluster.find(arguments.name), session.clock()
     if arguments.output is not None:
-        show_task(session.out, found, arguments.output)
+        show_task(session.out, sections, arguments.output)
         return
-    task = found.body
+    task = sections.body
     show_facts(session.out, tables.facts(task, now))
     parts = [
         ("Conditions", tables.CONDITIONS, tables.condition_rows(task, now)),
@@ -167,7 +167,7 @@ def describe(session: Session, arguments: Namespace) -> None:
         ("Transcripts", tables.TRANSCRIPTS, tables.transcript_rows(task)),
     ]
     try:
-        events = session.cluster.events(found.name)
+        events = session.cluster.events(sections.name)
     except DeniedError as error:
         session.notes.print(f"Events are not shown: {error}")
     else:

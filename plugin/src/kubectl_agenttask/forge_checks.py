@@ -96,12 +96,12 @@ class ForgeExamination:
             except ForgeError as error:
                 return [wrong("token", str(error))]
             now = self.clock()
-            found = token_findings(facts, forge.host, source.place, now)
+            findings = token_findings(facts, forge.host, source.place, now)
             if facts.at is not None:
-                found += clock_findings(forge.host, facts.at, now)
+                findings += clock_findings(forge.host, facts.at, now)
             account = self.settings.forge(platform).account
             if account and account.casefold() != facts.login.casefold():
-                found.append(
+                findings.append(
                     wrong(
                         "account",
                         f"config.{platform}.account is {account}, but the token belongs to {facts.login}: "
@@ -109,12 +109,12 @@ class ForgeExamination:
                     )
                 )
             if not repositories:
-                found.append(unknown("repository", _NO_REPOSITORY))
+                findings.append(unknown("repository", _NO_REPOSITORY))
             for repository in repositories:
-                found += await self._repository(setup, repository, facts.login)
+                findings += await self._repository(setup, repository, facts.login)
             if self.settings.rounds.enabled:
-                found += await self._programs(forge)
-            return found
+                findings += await self._programs(forge)
+            return findings
         finally:
             await forge.aclose()
 
@@ -128,31 +128,31 @@ class ForgeExamination:
 
     async def _repository(self, setup: ForgeSetup, repository: str, login: str) -> list[Finding]:
         try:
-            found = repository_findings(await setup.repository(repository), login)
+            findings = repository_findings(await setup.repository(repository), login)
         except ForgeUnavailableError as error:
             return [unknown("repository", f"{repository} was not checked: {error}")]
         except ForgeError as error:
             return [wrong("repository", f"{error}. Invite {login} to the repository, or correct the name")]
         section, place = setup.forge.settings, f"config.{setup.forge.platform}.bot_label"
         try:
-            found += label_findings(repository, await setup.labels(repository), section, place)
+            findings += label_findings(repository, await setup.labels(repository), section, place)
         except ForgeError as error:
-            found.append(unknown("label", str(error)))
+            findings.append(unknown("label", str(error)))
         try:
             outside = self.installation.outside_url()
             if not outside:
-                return found
+                return findings
             url = f"{outside}/webhook/{setup.forge.platform}"
             hooks = await setup.webhooks(repository)
-            ours = next((hook for hook in hooks if hook.url.rstrip("/") == url), None)
-            answers = [] if ours is None else await setup.deliveries(repository, ours)
+            own_hook = next((hook for hook in hooks if hook.url.rstrip("/") == url), None)
+            answers = [] if own_hook is None else await setup.deliveries(repository, own_hook)
         except (ForgeRefusedError, ForgeNotFoundError):
             text = f"the token may not read the webhooks of {repository}, which only administrators can"
-            return [*found, unknown("webhook", text)]
+            return [*findings, unknown("webhook", text)]
         except (ForgeError, PluginError) as error:
-            return [*found, unknown("webhook", str(error))]
+            return [*findings, unknown("webhook", str(error))]
         secret = next(iter(self._mounted("receiver")), ("of the receiver",))[0]
-        return [*found, *webhook_findings(repository, ours, answers, url=url, secret=secret)]
+        return [*findings, *webhook_findings(repository, own_hook, answers, url=url, secret=secret)]
 
     async def _app(self, section: GitHub, app: App, repositories: Sequence[str]) -> list[Finding]:
         """Get a token for each repository with the App's key, as the token service does."""

@@ -99,22 +99,24 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
         return wrong("model", f"{host} cannot be reached ({why}): check the address of the model")
     if answer.is_success:
         return ok("model", f"{model} at {host} answers")
-    said = _message(answer)
+    message = _message(answer)
     if key:  # services may repeat it
-        said = said.replace(key, "…")
-    said = printable(said)[:_SHOWN]
+        message = message.replace(key, "…")
+    message = printable(message)[:_SHOWN]
     # Google answers 400 to a wrong key. Services repeat a part of it in this message, so that is not shown.
-    if answer.status_code in (401, 403) or (answer.status_code == 400 and "api key" in said.lower()):
+    if answer.status_code in (401, 403) or (answer.status_code == 400 and "api key" in message.lower()):
         return wrong("model", f"{host} does not accept the key ({answer.status_code}). Set {place}")
     if answer.status_code == 404:
         return wrong(
             "model",
-            f"{host} knows no model {model!r}, or the address is wrong (404: {said}). Check "
+            f"{host} knows no model {model!r}, or the address is wrong (404: {message}). Check "
             f"config.llm.{llm.provider}",
         )
     if answer.status_code == 429:
-        return wrong("model", f"{host} accepts the key but not more requests (429: {said}): check the quota")
-    return wrong("model", f"{host} answers {answer.status_code}: {said}")
+        return wrong(
+            "model", f"{host} accepts the key but not more requests (429: {message}): check the quota"
+        )
+    return wrong("model", f"{host} answers {answer.status_code}: {message}")
 
 
 def _known(host: str) -> bool:

@@ -201,9 +201,9 @@ def read_contents(route: Route, model: str, data: dict[str, Any]) -> Contents:
     Raises:
         RequestRefusedError: a key that matters is written in another case, or has a control character.
     """
-    found = Contents()
+    contents = Contents()
     if any(fnmatchcase(model.casefold(), pattern) for pattern in _SEARCHING):
-        found.way_out = f"The model {model[:100]}"
+        contents.way_out = f"The model {model[:100]}"
     waiting: list[tuple[Any, _Location]] = [(data, _Location())]
     while waiting:
         value, place = waiting.pop()
@@ -211,60 +211,60 @@ def read_contents(route: Route, model: str, data: dict[str, Any]) -> Contents:
             waiting.extend((entry, place) for entry in value if isinstance(entry, (dict, list)))
             for entry in value:
                 if isinstance(entry, list):
-                    _read_texts(found, place.key, entry, place)
+                    _read_texts(contents, place.key, entry, place)
             continue
         if not isinstance(value, dict):
             continue
-        waiting.extend(_read_object(found, route, value, place))
-    if found.way_out is not None:
-        found.unsized = found.unsized or found.way_out
-    return found
+        waiting.extend(_read_object(contents, route, value, place))
+    if contents.way_out is not None:
+        contents.unsized = contents.unsized or contents.way_out
+    return contents
 
 
 def _read_object(
-    found: Contents, route: Route, value: Mapping[str, Any], place: _Location
+    contents: Contents, route: Route, value: Mapping[str, Any], place: _Location
 ) -> Iterator[tuple[Any, _Location]]:
     """Read one object. Yield the objects and lists in it that are still to be read."""
     kind = value.get("type", "")
     place = _Location(place.key, place.conversation, place.tool, kind if isinstance(kind, str) else "?")
     if place.conversation and not place.tool:
-        found.unsized = found.unsized or _unsized_part(value, place)
+        contents.unsized = contents.unsized or _unsized_part(value, place)
     for key, entry in value.items():
         if entry is None:
             continue
         if place.key in _LABELS:
-            _read_texts(found, key, entry, place)
+            _read_texts(contents, key, entry, place)
             yield entry, place
             continue
         if key in _TEXTS and isinstance(entry, str) and place.key not in _TOP:
             continue  # most of a conversation
         _check_spelling(key)
         if _is_schema(key, place):
-            found.way_out = found.way_out or next(_references(entry), None)
+            contents.way_out = contents.way_out or next(_references(entry), None)
         elif not _is_data(key, entry, place):
-            _read_entry(found, route, key, entry, place)
+            _read_entry(contents, route, key, entry, place)
             if isinstance(entry, (dict, list)):
                 yield entry, place.inside(key)
 
 
-def _read_entry(found: Contents, route: Route, key: str, entry: Any, place: _Location) -> None:
+def _read_entry(contents: Contents, route: Route, key: str, entry: Any, place: _Location) -> None:
     name = key.casefold()
     if name in _WAYS_OUT_FOLDED:
-        found.way_out = found.way_out or f"`{key[:100]}`"
+        contents.way_out = contents.way_out or f"`{key[:100]}`"
     # The conversation can have tools too: `additional_tools`, `tool_search_output`, `tool_definition`.
     if key == "tools" or (key == "definition" and place.kind == "tool_definition"):
-        found.way_out = found.way_out or next(_tools_out(route, entry), None)
+        contents.way_out = contents.way_out or next(_tools_out(route, entry), None)
     asked = name == "model" and place.key == "" and route.model is None
     if name in ("model", "models", "fallbacks") and not asked:
-        found.models.extend(_names(entry))
+        contents.models.extend(_names(entry))
     if place.key in _TOP:
-        found.unsized = found.unsized or _unsized_entry(key, entry)
-    if found.special is None and _is_special(name, entry):
-        found.special = f"`{key[:100]}`"
-    _read_texts(found, key, entry, place)
+        contents.unsized = contents.unsized or _unsized_entry(key, entry)
+    if contents.special is None and _is_special(name, entry):
+        contents.special = f"`{key[:100]}`"
+    _read_texts(contents, key, entry, place)
 
 
-def _read_texts(found: Contents, key: str, entry: Any, place: _Location) -> None:
+def _read_texts(contents: Contents, key: str, entry: Any, place: _Location) -> None:
     if key in _TEXTS and place.key not in _LABELS:
         return
     if (place.tool and key in _TEXTS_OF_TOOLS) or (key == "data" and place.kind == "text"):
@@ -274,11 +274,11 @@ def _read_texts(found: Contents, key: str, entry: Any, place: _Location) -> None
         if not isinstance(text, str):
             continue
         if text.startswith("data:") or name in _FILES:
-            found.file_length += len(text)
-        if found.special is None and text[:10].casefold().startswith(_MEDIA):
-            found.special = f"`{key[:100]}` with {text[:40].partition(';')[0]}"
-        if found.way_out is None and _is_address(name, text):
-            found.way_out = f"`{key[:100]}` with an address"
+            contents.file_length += len(text)
+        if contents.special is None and text[:10].casefold().startswith(_MEDIA):
+            contents.special = f"`{key[:100]}` with {text[:40].partition(';')[0]}"
+        if contents.way_out is None and _is_address(name, text):
+            contents.way_out = f"`{key[:100]}` with an address"
 
 
 def _is_address(name: str, text: str) -> bool:

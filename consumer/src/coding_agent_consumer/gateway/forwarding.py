@@ -260,7 +260,7 @@ class GatewayApp:
                 f"The task may spend {self.ledger.allowance}, and {ask.special} has another price than text"
                 " in the ordinary mode, which is not known.",
             )
-        found: list[Pricing | None] = []
+        pricings: list[Pricing | None] = []
         priced = []
         unknown = ask.models[0]
         for upstream in upstreams:
@@ -268,7 +268,7 @@ class GatewayApp:
             countable = [self.ledger.countable(price) for price in prices]
             if all(countable):
                 priced.append(upstream)
-                found.extend(prices)
+                pricings.extend(prices)
             else:
                 unknown = ask.models[countable.index(False)]
         # Without a price there is no request: with a guessed price, the limit would not hold.
@@ -278,7 +278,7 @@ class GatewayApp:
                 f"The task may spend {self.ledger.allowance}, and the price of {unknown[:100]} in that"
                 " currency is not known: set llm.prices.",
             )
-        return priced, dearest(dict.fromkeys(found))
+        return priced, dearest(dict.fromkeys(pricings))
 
     async def _reserved(self, ask: ModelRequest, pricing: Pricing | None, receive: Any) -> int:
         """Reserve room for an answer. If it may fit once answers under way have ended, wait for them.

@@ -375,7 +375,7 @@ class BareClone:
 
         If a file and a folder want the same name, git appends `~` and a commit to the file's name.
         """
-        found: list[str] = []
+        unresolved: list[str] = []
         given = tuple(f"~{marker.partition(' ')[2]}" for marker in self._markers)
         renamed = [path for path in self.conflicts if path.endswith(given)] if given else []
         for start in range(0, len(renamed), _PATHS_AT_ONCE):
@@ -383,7 +383,7 @@ class BareClone:
             left = await self._git.local(
                 "ls-tree", "-r", "--name-only", "-z", "--full-tree", tree, "--", *some
             )
-            found += filter(None, left.decode("utf-8", "replace").split("\0"))
+            unresolved += filter(None, left.decode("utf-8", "replace").split("\0"))
         patterns = [argument for marker in self._markers for argument in ("-e", marker)]
         for start in range(0, len(self.conflicts), _PATHS_AT_ONCE):
             listing = await self._git.local(
@@ -393,8 +393,8 @@ class BareClone:
                 expected=(0, 1),
             )
             names = listing.decode("utf-8", "replace").split("\0")
-            found += [name.partition(":")[2] for name in names if name]
-        return found
+            unresolved += [name.partition(":")[2] for name in names if name]
+        return unresolved
 
     async def newest(self, limit: int) -> list[tuple[str, str]]:
         """Return ids and messages of at most `limit` commits, from the tip along the first parents."""

@@ -132,7 +132,7 @@ class Mirror:
                 file.unlink(missing_ok=True)
 
 
-async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
+async def fetch(git: Git, refspecs: Sequence[str], mirror: Mirror | None) -> None:
     """Fetch references into a new clone, taking from the forge only what the mirror does not have.
 
     Raises:
@@ -140,18 +140,18 @@ async def fetch(git: Git, wanted: Sequence[str], mirror: Mirror | None) -> None:
     """
     objects = mirror.objects() if mirror is not None else None
     if mirror is None or objects is None:
-        await git.remote(FETCH, *wanted)
+        await git.remote(FETCH, *refspecs)
         return
     alternates = git.directory / "objects" / "info" / "alternates"
     try:
         alternates.write_text(f"{objects}\n")
-        await git.remote(FETCH, *wanted)
+        await git.remote(FETCH, *refspecs)
         await git.local(*_PACK)  # git reads and checks all that the clone needs, including borrowed objects
         alternates.unlink()
     except (ForgeError, GitFailedError, OSError) as error:
         await asyncio.to_thread(shutil.rmtree, git.directory)
         await git.local("init", "--quiet", "--bare")
-        await git.remote(FETCH, *wanted)
+        await git.remote(FETCH, *refspecs)
         # It worked without the mirror, so the forge was not the reason.
         _logger.warning("The repository's mirror is broken and is not used: %s", error)
         await mirror.discard()

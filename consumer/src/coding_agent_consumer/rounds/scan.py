@@ -181,8 +181,8 @@ class ConsumerScans:
         async with self.source.item_lock(item) as free:
             if not free:
                 return work
-            found = await forge.find_comment(item, MARKER)
-            shown = body = as_written(found.body) if found is not None else ""
+            comment = await forge.find_comment(item, MARKER)
+            shown = body = as_written(comment.body) if comment is not None else ""
             state = read_state(shown)
             triggers = self.settings.labels(item.platform).triggers
             # An edit would make the label look older than the end that the comment shows.
@@ -199,7 +199,7 @@ class ConsumerScans:
             if body:
                 body = comment_with_notes(body, notes_of(work, self._changes.policy))
             if body != shown:
-                await forge.upsert_comment(item, MARKER, body, known=found)
+                await forge.upsert_comment(item, MARKER, body, known=comment)
                 self._changes.wrote(key)
         return work
 

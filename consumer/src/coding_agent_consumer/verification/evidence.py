@@ -125,39 +125,41 @@ async def _clone(settings: Settings, given: VerifyInput, environment: Mapping[st
     (folder / _CLONED).write_text(cloned.model_dump_json(), encoding="utf-8")
 
 
-async def _cloned(settings: Settings, given: VerifyInput, forge: Forge, folder: Path) -> CloneResult:
-    details = await forge.read(await forge.locate(given.item))
-    repository_name, branch = _place(given, details)
+async def _cloned(settings: Settings, verify_input: VerifyInput, forge: Forge, folder: Path) -> CloneResult:
+    details = await forge.read(await forge.locate(verify_input.item))
+    repository_name, branch = _place(verify_input, details)
     if not branch:
-        return CloneResult(commit=given.commit, problem="The change's branch cannot be found.")
+        return CloneResult(commit=verify_input.commit, problem="The change's branch cannot be found.")
     prefix = settings.consumer.branch_prefix
     if details.item.kind is ItemKind.ISSUE and not branch.startswith(prefix):
-        return CloneResult(commit=given.commit, problem=f"The branch does not start with {prefix!r}.")
+        return CloneResult(commit=verify_input.commit, problem=f"The branch does not start with {prefix!r}.")
     repository = await BareClone.clone(
         partial(forge.clone_source, repository_name),
         folder / "clone.git",
-        base=branch if given.item.kind is ItemKind.CHANGE else details.base_branch,
+        base=branch if verify_input.item.kind is ItemKind.CHANGE else details.base_branch,
         branch=branch,
         permit=_no_push,
     )
-    if not repository.exists or not await repository.contains(given.commit):
-        return CloneResult(commit=given.commit, problem="The branch no longer contains the commit.")
+    if not repository.exists or not await repository.contains(verify_input.commit):
+        return CloneResult(commit=verify_input.commit, problem="The branch no longer contains the commit.")
     project = await project_commit(forge, details, repository, prefix)
     try:
-        file = await read_environment(repository, project, settings, given.environment)
+        file = await read_environment(repository, project, settings, verify_input.environment)
     except EnvironmentFileError as error:
-        return CloneResult(commit=given.commit, problem=str(error))
+        return CloneResult(commit=verify_input.commit, problem=str(error))
     commands = settings.verify.commands_of(file)
     if not commands:
-        return CloneResult(commit=given.commit, problem=f"`{ENVIRONMENT_FILE}` no longer names any command.")
-    commit = given.commit
-    if given.side is Side.BASE:
+        return CloneResult(
+            commit=verify_input.commit, problem=f"`{ENVIRONMENT_FILE}` no longer names any command."
+        )
+    commit = verify_input.commit
+    if verify_input.side is Side.BASE:
         source = details.item.repository
         tip = await repository.fetch(partial(forge.clone_source, source), details.base_branch)
-        base = await repository.merge_base(given.commit, tip)
-        if base is None or base == given.commit:
+        base = await repository.merge_base(verify_input.commit, tip)
+        if base is None or base == verify_input.commit:
             return CloneResult(
-                commit=given.commit, problem="The commit does not differ from the base branch."
+                commit=verify_input.commit, problem="The commit does not differ from the base branch."
             )
         commit = base
     await repository.bundle_of(commit, _BRANCH, folder / _BUNDLE)
@@ -184,12 +186,14 @@ async def _verify(settings: Settings, given: VerifyInput, environment: Mapping[s
     await asyncio.to_thread(Path(file).write_text, text, encoding="utf-8")
 
 
-async def _result(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> VerifyResult:
+async def _result(
+    settings: Settings, verify_input: VerifyInput, environment: Mapping[str, str]
+) -> VerifyResult:
     folder = Path(environment["HOME"])
     cloned = CloneResult.model_validate(json.loads((folder / _CLONED).read_text(encoding="utf-8")))
     if cloned.problem:
         return VerifyResult(commit=cloned.commit, problem=cloned.problem[:1000])
-    deadline, scrub = Deadline.after(given.timeout_seconds), scrub_for(settings)
+    deadline, scrub = Deadline.after(verify_input.timeout_seconds), scrub_for(settings)
     commands = cloned.file.verify or ()
     turns = [commands] if settings.verify.shared else [(command,) for command in commands]
     results: tuple[VerifiedCommand, ...] = ()
@@ -202,7 +206,7 @@ async def _result(settings: Settings, given: VerifyInput, environment: Mapping[s
                 break
     problem = ""
     if deadline.passed:
-        problem = f"The commands did not end within {given.timeout_seconds} s together."
+        problem = f"The commands did not end within {verify_input.timeout_seconds} s together."
     return VerifyResult(commit=cloned.commit, commands=results, problem=problem)
 
 

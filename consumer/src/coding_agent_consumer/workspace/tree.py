@@ -293,13 +293,13 @@ class Tree:
             self._give_up = math.inf
         return max(found, key=lambda one: one[0])[1] if found else None
 
-    def _look_elsewhere(self, found: list[tuple[float, Patch]]) -> None:
-        """Add patches that are found to `found`, with the times of their changes."""
+    def _look_elsewhere(self, patches: list[tuple[float, Patch]]) -> None:
+        """Add patches that are found to `patches`, with the times of their changes."""
         for folder in self._worktrees():
             with contextlib.suppress(RequestError, OSError):
                 patch = self._patch_of_index(self._stage(folder))
                 if patch.data:
-                    found.append(
+                    patches.append(
                         (
                             self._newest(folder),
                             replace(patch, source=cut_end(f"the worktree {folder}", MAX_NAME)),
@@ -310,7 +310,7 @@ class Tree:
                 patch = self._patch_of_reference(reference)
                 if patch.data:
                     source = "a stash" if reference == _STASH else f"the branch {reference[len(_HEADS) :]}"
-                    found.append((seconds, replace(patch, source=source)))
+                    patches.append((seconds, replace(patch, source=source)))
                     return
 
     def _worktrees(self) -> list[Path]:

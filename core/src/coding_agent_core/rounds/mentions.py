@@ -59,8 +59,8 @@ def _own_lines(lines: Sequence[str]) -> Iterator[str]:
     for number, whole in enumerate(lines):
         line = whole
         if closing:
-            found, line = _after(line, closing)
-            closing = "" if found else closing
+            is_closed, line = _after(line, closing)
+            closing = "" if is_closed else closing
         if fence:
             bare = line.strip()
             fence = "" if len(bare) >= len(fence) and not bare.strip(fence[0]) else fence
@@ -91,8 +91,8 @@ def _own_lines(lines: Sequence[str]) -> Iterator[str]:
             fence = opened[1]
         elif block is not None:
             closing = f"</{block[1].lower()}" if block[1] else "-->"
-            found, line = _after(line[block.end() :], closing)
-            closing = "" if found else closing
+            is_closed, line = _after(line[block.end() :], closing)
+            closing = "" if is_closed else closing
             yield line
         else:
             yield line

@@ -341,9 +341,9 @@ def acts_of(
     Acts that decide nothing are left out, to save requests for the permissions of their authors.
     """
     everybodys = list(_acts(snapshot, record, policy, access))
-    found = [act for act in everybodys if not access.is_program(act.actor)]
+    acts = [act for act in everybodys if not access.is_program(act.actor)]
     readers, none = record.readers, len(record.rounds)
-    unread = [act for act in found if act.key not in readers]
+    unread = [act for act in acts if act.key not in readers]
     if len(unread) > IDS_LIMIT:  # first come those that may start a count anew; the others are read later
         unread.sort(key=lambda act: (access.may_write(act.actor.login) is True, act.at), reverse=True)
 
@@ -351,7 +351,7 @@ def acts_of(
         return readers.get(act.key, none)
 
     def first_round(*, calls_only: bool) -> int:
-        for act in sorted(found, key=first_reader, reverse=True):
+        for act in sorted(acts, key=first_reader, reverse=True):
             if (place := first_reader(act)) == 0:
                 return 0  # an act that all rounds have read starts no count anew, whoever did it
             if (act.is_call or not calls_only) and access.is_person_with_access(act.actor):
@@ -359,7 +359,7 @@ def acts_of(
         return 0
 
     # An act after `now` is from before the forge's clock was set back, so its time says nothing.
-    known = sorted((act for act in found if act.at <= now), key=lambda act: act.at, reverse=True)
+    known = sorted((act for act in acts if act.at <= now), key=lambda act: act.at, reverse=True)
     is_old = now - snapshot.created_at >= policy.max_age
     recent = (act for act in known if is_old and act.at > now - policy.max_age)
     return Activity(

@@ -138,7 +138,7 @@ class Secrets:
         a symlink, so that a file may be missing for a moment. A warning is logged only once until the file
         can be read again.
         """
-        found = [value.get_secret_value() for value in self.settings.values]
+        values = [value.get_secret_value() for value in self.settings.values]
         for path in self.settings.files:
             try:
                 stat = path.stat()
@@ -155,8 +155,8 @@ class Secrets:
                     _logger.warning("Cannot read the secret file %s: %s", path, type(error).__name__)
                 known = self._cache.get(path)
             if known is not None and known[1]:
-                found.append(known[1])
-        return found
+                values.append(known[1])
+        return values
 
     def first(self) -> str | None:
         """Return the value to send if only one can be sent, e.g. as a token."""

@@ -149,27 +149,29 @@ def _rules(
             yield SchemaGap(field, f"has another rule “{there[expression]}”", harmful=False)
 
 
-def _difference(key: str, theirs: Any, ours: Any) -> str | None:
+def _difference(key: str, installed: Any, wanted: Any) -> str | None:
     """Return how a keyword of the installed schema is stricter than wanted; `None` if it is not stricter."""
     if key == "enum":
         lacking = (
-            [] if theirs is None else sorted({str(one) for one in ours or ()} - {str(one) for one in theirs})
+            []
+            if installed is None
+            else sorted({str(one) for one in wanted or ()} - {str(one) for one in installed})
         )
-        if ours is None and theirs is not None:
-            return f"allows only {', '.join(map(str, theirs))}"
+        if wanted is None and installed is not None:
+            return f"allows only {', '.join(map(str, installed))}"
         return f"does not allow {', '.join(lacking)}" if lacking else None
     if key == "required":
-        added = sorted(set(theirs or ()) - set(ours or ()))
+        added = sorted(set(installed or ()) - set(wanted or ()))
         return f"requires {', '.join(added)}" if added else None
-    if key in _AT_MOST and theirs is not None and (ours is None or theirs < ours):
-        return f"allows at most {theirs} {_AT_MOST[key]}".rstrip() + (
-            "" if ours is None else f" instead of {ours}"
+    if key in _AT_MOST and installed is not None and (wanted is None or installed < wanted):
+        return f"allows at most {installed} {_AT_MOST[key]}".rstrip() + (
+            "" if wanted is None else f" instead of {wanted}"
         )
-    if key in _AT_LEAST and theirs is not None and (ours is None or theirs > ours):
-        return f"requires at least {theirs} {_AT_LEAST[key]}".rstrip()
-    if key in _AT_MOST or key in _AT_LEAST or theirs == ours:
+    if key in _AT_LEAST and installed is not None and (wanted is None or installed > wanted):
+        return f"requires at least {installed} {_AT_LEAST[key]}".rstrip()
+    if key in _AT_MOST or key in _AT_LEAST or installed == wanted:
         return None
-    return f"has {key} {_shown(theirs)} instead of {_shown(ours)}"
+    return f"has {key} {_shown(installed)} instead of {_shown(wanted)}"
 
 
 def _shown(value: Any) -> str:

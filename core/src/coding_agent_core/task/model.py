@@ -489,7 +489,7 @@ def item_of(
     host = host_of(url.strip()).removeprefix("www.") if parts.scheme in _SCHEMES and parts.hostname else ""
     known = platform or hosts.get(host)
     candidates = [] if not host else [known] if known else list(Platform)
-    matches = {one: found for one in candidates if (found := FACTS[one].address.fullmatch(parts.path))}
+    matches = {one: match for one in candidates if (match := FACTS[one].address.fullmatch(parts.path))}
     if not matches:
         examples = " or ".join(facts.example for facts in FACTS.values())
         raise ValueError(
@@ -502,7 +502,7 @@ def item_of(
             f"{titles} have addresses like {url!r}. Set `spec.source` of the AgentTask, or `--platform` of "
             "`kubectl agenttask run`."
         )
-    of, found = next(iter(matches.items()))
+    of, match = next(iter(matches.items()))
     if project_id is not None and not FACTS[of].by_project_id:
         titles = ", ".join(facts.title for facts in FACTS.values() if facts.by_project_id)
         raise ValueError(
@@ -511,9 +511,9 @@ def item_of(
     return Item(
         platform=of,
         host=host,
-        repository=found["path"],
-        kind=ItemKind.CHANGE if found["change"] else ItemKind.ISSUE,
-        number=int(found["number"]),
+        repository=match["path"],
+        kind=ItemKind.CHANGE if match["change"] else ItemKind.ISSUE,
+        number=int(match["number"]),
         project_id=project_id,
     )
 

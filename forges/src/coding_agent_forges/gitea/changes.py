@@ -206,22 +206,22 @@ class GiteaChanges:
             number=number,
         )
 
-    async def _read(self, item: Item, known: KnownPullRequest) -> ChangeSnapshot:
+    async def _read(self, item: Item, cache: KnownPullRequest) -> ChangeSnapshot:
         where = path("repos", *item.repository.split("/", 1), "pulls", item.number)
         call = Call("GET", where, f"reading {item.display}")
         response = await self.client.send(call)
-        found = self.client.parse(_PullRequest, response, call)
+        pull = self.client.parse(_PullRequest, response, call)
         read_at = answered_at(response, self.client.clock)
-        state = found.updated_at, found.comments, found.head.sha, found.base.ref, found.base.sha
-        discussed = known.discussed
+        state = pull.updated_at, pull.comments, pull.head.sha, pull.base.ref, pull.base.sha
+        discussed = cache.discussed
         if discussed is None or discussed.of != state or discussed.unresolved:
             # Something else can happen in the second of the newest change, and would not be seen.
-            settled = found.updated_at is not None and read_at - found.updated_at > 2 * _SECOND
-            discussed = await self._discussed(item, found, state if settled else None)
-            known.discussed = discussed
+            settled = pull.updated_at is not None and read_at - pull.updated_at > 2 * _SECOND
+            discussed = await self._discussed(item, pull, state if settled else None)
+            cache.discussed = discussed
         problem, checks, left_out = "", tuple[CheckResult, ...](), discussed.left_out
         try:
-            statuses = await GiteaDiscussion(self.client, item).statuses(found.head.sha)
+            statuses = await GiteaDiscussion(self.client, item).statuses(pull.head.sha)
             checks = tuple(_check(status, discussed.base.required) for status in statuses.values)
             left_out |= frozenset() if statuses.complete else {Part.CHECKS}
         except ForgeError as error:
@@ -229,7 +229,7 @@ class GiteaChanges:
                 raise
             problem = f"{self.client.host} does not show the commit statuses ({error.status})"
         base_checks = await self._checks_of_base(item, discussed.base.commit, checks)
-        snapshot = self._snapshot(item, found, discussed, read_at, self._mergeability(found, known, read_at))
+        snapshot = self._snapshot(item, pull, discussed, read_at, self._mergeability(pull, cache, read_at))
         return replace(
             snapshot, checks=checks, checks_problem=problem, base_checks=base_checks, left_out=left_out
         )
@@ -280,31 +280,31 @@ class GiteaChanges:
     def _snapshot(
         self,
         item: Item,
-        found: _PullRequest,
+        pull: _PullRequest,
         discussed: _Discussed,
         read_at: datetime,
         mergeability: Mergeability,
     ) -> ChangeSnapshot:
         timeline = discussed.timeline.values
-        arrived = [entry.created_at for entry in pushes(timeline) if found.head.sha in entry.pushed]
+        arrived = [entry.created_at for entry in pushes(timeline) if pull.head.sha in entry.pushed]
         return ChangeSnapshot(
-            item=self._item(found.repository, found.number) if found.repository else item,
-            url=found.url,
+            item=self._item(pull.repository, pull.number) if pull.repository else item,
+            url=pull.url,
             own=actor_of(self.own),
             read_at=read_at,
-            author=actor_of(found.author),
-            title=without_draft(found.title),
-            state=found.change_state,
-            draft=found.draft,
-            head_branch=found.head.ref,
-            head_commit=found.head.sha,
-            base_branch=found.base.ref,
+            author=actor_of(pull.author),
+            title=without_draft(pull.title),
+            state=pull.change_state,
+            draft=pull.draft,
+            head_branch=pull.head.ref,
+            head_commit=pull.head.sha,
+            base_branch=pull.base.ref,
             base_commit=discussed.base.commit,
-            created_at=found.created_at,
-            updated_at=found.updated_at or found.created_at,
+            created_at=pull.created_at,
+            updated_at=pull.updated_at or pull.created_at,
             mergeability=mergeability,
             head_at=arrived[-1] if arrived else None,
-            labels=self.settings.all_spelled(found.label_names),
+            labels=self.settings.all_spelled(pull.label_names),
             threads=tuple(
                 _thread(thread, one) for one in discussed.reviewed.values for thread in one.threads
             ),
@@ -320,7 +320,7 @@ class GiteaChanges:
                 for entry in timeline
                 if entry.kind == "comment"
             ),
-            requested_reviewers=tuple(actor_of(user) for user in found.requested_reviewers or ()),
+            requested_reviewers=tuple(actor_of(user) for user in pull.requested_reviewers or ()),
             events=_events(timeline),
         )
 
@@ -397,21 +397,21 @@ def _check(status: StatusResponse, required: Sequence[str]) -> CheckResult:
 
 def _events(timeline: Sequence[TimelineEntry]) -> tuple[ChangeEvent, ...]:
     opened = next(iter(pushes(timeline)), None)
-    found: list[ChangeEvent] = []
+    events: list[ChangeEvent] = []
     for entry in timeline:
         at: dict[str, Any] = {"actor": actor_of(entry.author), "at": entry.created_at}
         match entry.kind:
             case "pull_push" if entry is not opened:
                 commit = entry.pushed[-1] if entry.pushed else ""
-                found.append(ChangeEvent(ChangeEventKind.PUSHED, commit=commit, **at))
+                events.append(ChangeEvent(ChangeEventKind.PUSHED, commit=commit, **at))
             case "label" if entry.label is not None:
                 kind = ChangeEventKind.LABELED if entry.body else ChangeEventKind.UNLABELED
-                found.append(ChangeEvent(kind, label=entry.label.name, **at))
+                events.append(ChangeEvent(kind, label=entry.label.name, **at))
             case "change_title":
                 before, after = (_DRAFT.match(one) is not None for one in (entry.old_title, entry.new_title))
                 if before != after:
                     kind = ChangeEventKind.DRAFTED if after else ChangeEventKind.READY
-                    found.append(ChangeEvent(kind, **at))
+                    events.append(ChangeEvent(kind, **at))
             case "reopen":
-                found.append(ChangeEvent(ChangeEventKind.REOPENED, **at))
-    return tuple(found)
+                events.append(ChangeEvent(ChangeEventKind.REOPENED, **at))
+    return tuple(events)

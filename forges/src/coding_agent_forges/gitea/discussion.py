@@ -173,23 +173,23 @@ class GiteaDiscussion:
         """
         what = f"reading the timeline of {self.item.display}"
         where = self._repository("issues", self.item.number, "timeline")
-        found: list[TimelineEntry] = []
+        entries: list[TimelineEntry] = []
         hidden, size = None if self.item.kind is ItemKind.CHANGE else 0, _PAGE
         for number in range(1, _PAGES + 1):
             params: dict[str, str | int] = {"limit": _PAGE, "page": number}
             page = await self.client.get(list[TimelineEntry], Call("GET", where, what, params))
-            found += page
+            entries += page
             if page:
                 continue
             if hidden is None:
                 hidden = sum(one.comments_count for one in (await self._listed_reviews()).values)
                 size = await self._page_size() if hidden else _PAGE
-            newest = max((one.created_at for one in found), default=None)
+            newest = max((one.created_at for one in entries), default=None)
             unexplained = updated is not None and (newest is None or newest + _SECOND < updated)
             empty = _HIDDEN_PAGES if unexplained else 1
-            if number * size - len(found) >= hidden + empty * size:
-                return Read(tuple(found))
-        return Read(tuple(found), (f"what comes after {_PAGES} pages of the timeline",))
+            if number * size - len(entries) >= hidden + empty * size:
+                return Read(tuple(entries))
+        return Read(tuple(entries), (f"what comes after {_PAGES} pages of the timeline",))
 
     async def _page_size(self) -> int:
         """Return the number of entries in a page, which an administrator may have limited."""

@@ -429,9 +429,9 @@ class GitHubChanges:
         )
 
     def _snapshot(
-        self, found: PullRequestResponse, errors: Sequence[_FieldError], read_at: datetime
+        self, pull: PullRequestResponse, errors: Sequence[_FieldError], read_at: datetime
     ) -> ChangeSnapshot:
-        required = found.required
+        required = pull.required
         events = tuple(
             ChangeEvent(
                 EVENTS[event.kind],
@@ -440,30 +440,30 @@ class GitHubChanges:
                 event.commit,
                 self.spelled(event.label),
             )
-            for event in found.events
+            for event in pull.events
             if event.kind in EVENTS
         )
-        reviewers = [one.get("requestedReviewer") for one in found.reviewers]
+        reviewers = [one.get("requestedReviewer") for one in pull.reviewers]
         asked = [Account.model_validate(one) for one in reviewers if one]
         return ChangeSnapshot(
-            item=self._item(found.repository, found.number),
-            url=found.url,
+            item=self._item(pull.repository, pull.number),
+            url=pull.url,
             own=Actor(str(self.own.id), self.own.login),
             read_at=read_at,
-            author=actor_of(found.account),
-            title=found.title,
-            state=STATES.get(found.state, ChangeState.CLOSED),
-            draft=found.draft,
-            head_branch=found.head_branch,
-            head_commit=found.head_commit,
-            base_branch=found.base_branch,
-            base_commit=found.base_commit,
-            created_at=found.created_at,
-            updated_at=found.updated_at,
-            mergeability=MERGEABILITIES.get(found.mergeable, _UNKNOWN),
-            head_at=_head_at(events, found.head_commit),
-            labels=frozenset(self.spelled(label["name"]) for label in found.labels),
-            threads=tuple(thread for one in found.threads if (thread := thread_of(one)) is not None),
+            author=actor_of(pull.account),
+            title=pull.title,
+            state=STATES.get(pull.state, ChangeState.CLOSED),
+            draft=pull.draft,
+            head_branch=pull.head_branch,
+            head_commit=pull.head_commit,
+            base_branch=pull.base_branch,
+            base_commit=pull.base_commit,
+            created_at=pull.created_at,
+            updated_at=pull.updated_at,
+            mergeability=MERGEABILITIES.get(pull.mergeable, _UNKNOWN),
+            head_at=_head_at(events, pull.head_commit),
+            labels=frozenset(self.spelled(label["name"]) for label in pull.labels),
+            threads=tuple(thread for one in pull.threads if (thread := thread_of(one)) is not None),
             reviews=tuple(
                 SubmittedReview(
                     id=str(review.id),
@@ -474,17 +474,17 @@ class GitHubChanges:
                     commit=review.commit,
                     url=review.url,
                 )
-                for review in found.reviews
+                for review in pull.reviews
                 if review.state in VERDICTS
             ),
-            comments=tuple(comment.remark() for comment in found.comments),
-            checks=tuple(context.result(required) for context in found.contexts or () if context),
-            checks_problem=_checks_problem(found.contexts, errors),
-            base_checks=tuple(context.result(None) for context in found.base_contexts or () if context),
+            comments=tuple(comment.remark() for comment in pull.comments),
+            checks=tuple(context.result(required) for context in pull.contexts or () if context),
+            checks_problem=_checks_problem(pull.contexts, errors),
+            base_checks=tuple(context.result(None) for context in pull.base_contexts or () if context),
             requested_reviewers=tuple(actor_of(account) for account in asked if account.login),
             events=events,
-            replaced_by_us=frozenset(one.parent for one in found.commits if one.is_by(str(self.own.id))),
-            left_out=found.left_out,
+            replaced_by_us=frozenset(one.parent for one in pull.commits if one.is_by(str(self.own.id))),
+            left_out=pull.left_out,
         )
 
 

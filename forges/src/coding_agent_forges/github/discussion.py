@@ -266,7 +266,7 @@ class GitHubDiscussion:
         return await self.client.entries(list[_ReviewComment], call, limit=_PAGES)
 
     async def _states(self) -> _States:
-        found = _States({}, {})
+        states = _States({}, {})
         owner, name = self.item.repository.split("/", 1)
         before: str | None = None
         for _ in range(_PAGES):
@@ -284,19 +284,19 @@ class GitHubDiscussion:
                 answer = await self.client.get(_StateResponse, call)
             except ForgeError as error:
                 _logger.warning(_UNKNOWN, self.item.display, error)
-                return found
+                return states
             if answer.page is None:
                 why = "; ".join(error.message for error in answer.errors) or "the answer is empty"
                 _logger.warning(_UNKNOWN, self.item.display, why)
-                return found
-            found.threads.update(
+                return states
+            states.threads.update(
                 {thread.first: thread for thread in answer.page.nodes or () if thread and thread.first}
             )
-            found.edits.update({one.id: one.edited_at for one in answer.reviews or () if one and one.id})
+            states.edits.update({one.id: one.edited_at for one in answer.reviews or () if one and one.id})
             if not answer.page.more:
                 break
             before = answer.page.before
-        return found
+        return states
 
     async def _renames(self) -> dict[str, str]:
         call = Call("GET", self._pull("files"), f"reading the files of {self.item.display}")

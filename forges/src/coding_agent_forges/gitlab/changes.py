@@ -349,35 +349,35 @@ class GitLabChanges:
             project_id=listed.project_id,
         )
 
-    async def _read(self, item: Item, known: KnownMergeRequest) -> ChangeSnapshot:
+    async def _read(self, item: Item, cache: KnownMergeRequest) -> ChangeSnapshot:
         project = path("projects", item.repository if item.project_id is None else item.project_id)
         where = project + path("merge_requests", item.number)
         call = Call("GET", where, f"reading {item.display}")
         response = await self.client.send(call)
-        found = self.client.parse(_MergeRequest, response, call)
+        merge_request = self.client.parse(_MergeRequest, response, call)
         state: tuple[object, ...] = (
-            found.updated_at,
-            found.user_notes_count,
-            found.sha,
+            merge_request.updated_at,
+            merge_request.user_notes_count,
+            merge_request.sha,
             # Resolving a thread does not change `updated_at`. Nor does "request changes" in old versions.
-            found.blocking_discussions_resolved,
-            found.detailed_merge_status == "requested_changes",
+            merge_request.blocking_discussions_resolved,
+            merge_request.detailed_merge_status == "requested_changes",
         )
-        discussed = earlier = known.discussed
+        discussed = earlier = cache.discussed
         if discussed is None or discussed.of != state:
-            discussed = known.discussed = await self._discussed(item, where, found, state)
-        if discussed is not earlier or found.mergeability is Mergeability.CONFLICT:
-            known.base_commit = await self._tip(item, found)
+            discussed = cache.discussed = await self._discussed(item, where, merge_request, state)
+        if discussed is not earlier or merge_request.mergeability is Mergeability.CONFLICT:
+            cache.base_commit = await self._tip(item, merge_request)
         problem = ""
         try:
-            await self._check(item, found, known)
+            await self._check(item, merge_request, cache)
         except ForgeError as error:
             if error.status not in SET_ASIDE:
                 raise
-            known.checked, known.base_checks = None, Read()
+            cache.checked, cache.base_checks = None, Read()
             problem = f"{self.client.host} does not show the pipeline ({error.status})"
         read_at = answered_at(response, self.client.clock)
-        return self._snapshot(item, found, known, discussed, problem=problem, read_at=read_at)
+        return self._snapshot(item, merge_request, cache, discussed, problem=problem, read_at=read_at)
 
     async def _discussed(
         self, item: Item, where: str, found: _MergeRequest, state: tuple[object, ...]
@@ -422,23 +422,23 @@ class GitLabChanges:
                 self._tips[base] = ""
         return self._tips[base]
 
-    async def _check(self, item: Item, found: _MergeRequest, known: KnownMergeRequest) -> None:
+    async def _check(self, item: Item, merge_request: _MergeRequest, cache: KnownMergeRequest) -> None:
         """Read the checks of head and base. Those of a pipeline that has ended are not read again."""
-        pipeline = found.pipeline
+        pipeline = merge_request.pipeline
         if pipeline is None:
-            known.checked, known.base_checks = None, Read()
+            cache.checked, cache.base_checks = None, Read()
             return
         state = pipeline.id, pipeline.status, pipeline.updated_at
-        if known.checked is None or known.checked.of != state or pipeline.status not in _ENDED:
-            known.checked = _Checked(state, await self._checks(item, pipeline))
+        if cache.checked is None or cache.checked.of != state or pipeline.status not in _ENDED:
+            cache.checked = _Checked(state, await self._checks(item, pipeline))
         failed = any(
             check.conclusion in (CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT)
-            for check in known.checked.checks.values
+            for check in cache.checked.checks.values
         )
-        known.base_checks = Read()
+        cache.base_checks = Read()
         if failed:
-            known.base_commit = await self._tip(item, found)
-            known.base_checks = await self._base_checks(item, found, known.base_commit)
+            cache.base_commit = await self._tip(item, merge_request)
+            cache.base_checks = await self._base_checks(item, merge_request, cache.base_commit)
 
     async def _checks(self, item: Item, pipeline: _Pipeline) -> Read[CheckResult]:
         project = path("projects", pipeline.project_id)
@@ -485,51 +485,51 @@ class GitLabChanges:
     def _snapshot(
         self,
         item: Item,
-        found: _MergeRequest,
-        known: KnownMergeRequest,
+        merge_request: _MergeRequest,
+        cache: KnownMergeRequest,
         discussed: _Discussed,
         *,
         problem: str,
         read_at: datetime,
     ) -> ChangeSnapshot:
-        checks = known.checked.checks if known.checked else Read[CheckResult]()
+        checks = cache.checked.checks if cache.checked else Read[CheckResult]()
         threads = [one for one in discussed.discussions if not one.individual_note]
         single = [one.notes[0] for one in discussed.discussions if one.individual_note and one.notes]
         return ChangeSnapshot(
-            item=self._item(found) if found.repository else item,
-            url=found.url,
+            item=self._item(merge_request) if merge_request.repository else item,
+            url=merge_request.url,
             own=actor_of(self.own),
             read_at=read_at,
-            author=actor_of(found.author),
-            title=without_draft(found.title),
-            state=found.change_state,
-            draft=found.draft,
-            head_branch=found.source_branch,
-            head_commit=found.sha,
-            base_branch=found.target_branch,
-            base_commit=known.base_commit,
-            created_at=found.created_at,
-            updated_at=found.updated_at or found.created_at,
-            mergeability=found.mergeability,
+            author=actor_of(merge_request.author),
+            title=without_draft(merge_request.title),
+            state=merge_request.change_state,
+            draft=merge_request.draft,
+            head_branch=merge_request.source_branch,
+            head_commit=merge_request.sha,
+            base_branch=merge_request.target_branch,
+            base_commit=cache.base_commit,
+            created_at=merge_request.created_at,
+            updated_at=merge_request.updated_at or merge_request.created_at,
+            mergeability=merge_request.mergeability,
             head_at=discussed.head_at,
-            labels=self.settings.all_spelled(found.label_names),
-            threads=tuple(thread for one in threads if (thread := _thread(one, found)) is not None),
+            labels=self.settings.all_spelled(merge_request.label_names),
+            threads=tuple(thread for one in threads if (thread := _thread(one, merge_request)) is not None),
             reviews=tuple(
                 SubmittedReview(str(one.user.id), actor_of(one.user), _VERDICTS[one.state], "", None)
                 for one in discussed.reviewers
                 if one.state in _VERDICTS
             ),
-            comments=tuple(_remark(note, found) for note in single if note.is_public),
+            comments=tuple(_remark(note, merge_request) for note in single if note.is_public),
             checks=checks.values,
             checks_problem=problem,
-            base_checks=known.base_checks.values,
+            base_checks=cache.base_checks.values,
             requested_reviewers=tuple(
                 actor_of(one.user) for one in discussed.reviewers if one.state in _ASKED
             ),
             events=_events(discussed.events, [note for note in single if note.system]),
             left_out=discussed.left_out
             | (frozenset() if checks.complete else {Part.CHECKS})
-            | (frozenset() if known.base_checks.complete else {Part.BASE_CHECKS}),
+            | (frozenset() if cache.base_checks.complete else {Part.BASE_CHECKS}),
         )
 
 

@@ -384,33 +384,33 @@ class Forge(ItemForge, ABC):
         Raises:
             ForgeNotFoundError: the item was deleted after it was listed.
         """
-        item, found = listed.item, listed.found
+        item, response = listed.item, listed.found
         repository = (item.repository, item.project_id)
         history = await self.label_history(item, None, older=_LOOK_BACK)
         if repository not in private:
             private[repository] = await self._is_private(item)
-        head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
+        head = None if item.kind is ItemKind.ISSUE else await self._head_of(response, item)
         applied = last_application(history.values, self.settings.triggers)
         labeled_at = applied.at if applied else None
         if applied and clock_was_set_back(history.values, applied):
             labeled_at = None  # such a time does not say what is newer
-        member = found.by_member
+        member = response.by_member
         trust = trust_of(
             item,
             head,
             closed=private[repository],
             member=member,
-            ours=member and found.author.id == (await self._account()).id,
+            ours=member and response.author.id == (await self._account()).id,
             prefix=self.branch_prefix,
         )
         # Labels that were set when the item was created may have no event; then the author applied them. But
         # if the history was not read to its end, somebody else may have applied them.
-        author = found.author.login if history.complete else ""
+        author = response.author.login if history.complete else ""
         return TaskRequest(
             item=item,
             user=(applied.user if applied else "") or author,
-            title=found.title[:1024],
-            url=found.url[:2048],
+            title=response.title[:1024],
+            url=response.url[:2048],
             trusted=trust.trusted,
             answers=trust.answers,
             trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=self.client.clock.now()),
@@ -439,7 +439,7 @@ class Forge(ItemForge, ABC):
         Returns:
             The events. It is incomplete only if older events were asked for and not read.
         """
-        found: list[LabelEvent] = []
+        history: list[LabelEvent] = []
         applied = False
         events = self._history(item)
         async for page in events:
@@ -447,15 +447,15 @@ class Forge(ItemForge, ABC):
                 at = whole_second(event.created_at)
                 if applied and (since is None or at < since):
                     if older == 0:
-                        return Read(tuple(found))
+                        return Read(tuple(history))
                     older -= 1
                 label = self.settings.spelled(event.label.name) if event.label else ""
                 if label in self.settings.active and event.action in (self.LABELED, self.UNLABELED):
                     added = event.action == self.LABELED
                     applied = applied or (added and label in self.settings.triggers)
                     user = event.user.login if event.user else ""
-                    found.append(LabelEvent(at, user, label, added))
-        return Read(tuple(found), () if events.complete else ("older events",))
+                    history.append(LabelEvent(at, user, label, added))
+        return Read(tuple(history), () if events.complete else ("older events",))
 
     def _history(self, item: Item) -> Pages[list[HistoryEvent]]:
         """Return the events of an item's history, with at least all events of labels.

@@ -22,7 +22,7 @@ SET_ASIDE = (200, 403, 404, 500)
 
 async def read_each(
     items: Read[Item],
-    known: dict[str, _Known],
+    caches: dict[str, _Known],
     read: Callable[[Item, _Known], Awaitable[ChangeSnapshot]],
     *,
     new: Callable[[], _Known],
@@ -31,7 +31,7 @@ async def read_each(
 
     Args:
         items: the changes that the forge lists.
-        known: cached responses by the identity of the change; those of unlisted changes are dropped.
+        caches: cached responses by the identity of the change; those of unlisted changes are dropped.
         read: reads one change, and updates its cached responses.
         new: returns an empty cache for a change.
 
@@ -42,15 +42,15 @@ async def read_each(
     unreadable: list[tuple[Item, str]] = []
     for item in items.values:
         try:
-            snapshot = await read(item, known.setdefault(item.identity, new()))
+            snapshot = await read(item, caches.setdefault(item.identity, new()))
         except Exception as error:
             of_one = isinstance(error, ForgeError) and error.status in SET_ASIDE
             unreadable.append((item, why_unreadable(error, item, of_one_change=of_one)))
             continue
         if snapshot.state is ChangeState.OPEN:
             snapshots.append(snapshot)
-    for gone in known.keys() - {item.identity for item in items.values}:
-        del known[gone]
+    for gone in caches.keys() - {item.identity for item in items.values}:
+        del caches[gone]
     return OpenChanges(tuple(snapshots), tuple(unreadable), items.left_out)
 
 

@@ -58,15 +58,17 @@ _SERVE = (
 )
 
 
-def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResources) -> dict[str, Any]:
+def pod_spec(
+    template: JobTemplate, attempt_input: AttemptInput, resources: ServiceResources
+) -> dict[str, Any]:
     """Return the pod's spec, which is always the same for the same arguments.
 
     Args:
         resources: the resources of each service.
     """
-    item = given.task.request.item
-    image = given.environment.image or template.workspace.image_of(item.host, item.repository)
-    runtime = template.runtime_classes.of(trusted=given.task.request.trusted)
+    item = attempt_input.task.request.item
+    image = attempt_input.environment.image or template.workspace.image_of(item.host, item.repository)
+    runtime = template.runtime_classes.of(trusted=attempt_input.task.request.trusted)
     spec: dict[str, Any] = {
         **({"runtimeClassName": runtime} if runtime is not None else {}),
         "restartPolicy": "Never",
@@ -77,7 +79,9 @@ def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResou
         "terminationGracePeriodSeconds": template.grace_seconds,
         # Counted from when a node has the pod. It ends only an agent that hangs: others end earlier by their
         # own clock.
-        "activeDeadlineSeconds": given.timeout_seconds + template.grace_seconds + template.start_seconds,
+        "activeDeadlineSeconds": attempt_input.timeout_seconds
+        + template.grace_seconds
+        + template.start_seconds,
         "securityContext": {
             "runAsNonRoot": True,
             "fsGroup": FS_GROUP,
@@ -86,14 +90,14 @@ def pod_spec(template: JobTemplate, given: AttemptInput, resources: ServiceResou
         },
         "initContainers": [
             *([_program(template)] if image else []),
-            _workspace(template, image, workspace_user(template, given)),
+            _workspace(template, image, workspace_user(template, attempt_input)),
         ],
-        "containers": [_agent(template, given)],
+        "containers": [_agent(template, attempt_input)],
         "volumes": _volumes(template, item, foreign=image is not None),
     }
     merged = _merge_template(spec, template.pod_template.get("spec", {}))
-    user = _service_user(merged, given)
-    for service in given.environment.services:
+    user = _service_user(merged, attempt_input)
+    for service in attempt_input.environment.services:
         merged["initContainers"].insert(-1, _service(template, service, resources, user))
         merged["volumes"].append(
             {"name": f"{SERVICE_PREFIX}{service.name}", "emptyDir": {"sizeLimit": resources.storage}}
@@ -108,7 +112,7 @@ def _without_ids(spec: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
+def workspace_user(template: JobTemplate, attempt_input: AttemptInput) -> int:
     """Return the user of an attempt's workspace if the template sets none; it depends only on the attempt.
 
     Attempts that write to the same cache have the same user, as package managers expect: git refuses a
@@ -119,13 +123,13 @@ def workspace_user(template: JobTemplate, given: AttemptInput) -> int:
         container.get("securityContext", {}).get("runAsUser") for container in spec.get("containers", ())
     }
     taken.add(spec.get("securityContext", {}).get("fsGroup"))
-    request = given.task.request
+    request = attempt_input.task.request
     if template.cache.enabled and request.trusted:
         owner = request.item.repository_identity  # all that write to the repository's cache have one user
     else:
         # The kernel counts processes by user: with one user for all, a fork bomb in one workspace would keep
         # the others on its node from starting a process.
-        owner = f"{given.task.uuid}/{given.task.attempt}"
+        owner = f"{attempt_input.task.uuid}/{attempt_input.task.attempt}"
     return _user_of(owner, WORKSPACE_USERS, taken)
 
 
@@ -174,13 +178,13 @@ def _merge(built: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
+def _agent(template: JobTemplate, attempt_input: AttemptInput) -> dict[str, Any]:
     environment = {
         "HOME": WORK,
         "TMPDIR": WORK,
         "WORKSPACE_SOCKET": SOCKET,
         **({"CONFIG_FILE": CONFIG_FILE} if template.config_map else {}),
-        ENVIRONMENT_VARIABLE: given.to_json(),
+        ENVIRONMENT_VARIABLE: attempt_input.to_json(),
     }
     mounts = [
         mount("work", WORK),
@@ -190,7 +194,7 @@ def _agent(template: JobTemplate, given: AttemptInput) -> dict[str, Any]:
     if template.config_map:
         # We mount a single file, because a folder of the ConfigMap could not contain another mount point.
         mounts.append(mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
-    if credentials_for(template.credentials, given.task.request.item):
+    if credentials_for(template.credentials, attempt_input.task.request.item):
         mounts.append(mount("credentials", CREDENTIALS, read_only=True))
     return {
         "name": AGENT_CONTAINER,
@@ -246,11 +250,11 @@ def _workspace(template: JobTemplate, image: str | None, user: int) -> dict[str,
     }
 
 
-def _service_user(spec: Mapping[str, Any], given: AttemptInput) -> int:
+def _service_user(spec: Mapping[str, Any], attempt_input: AttemptInput) -> int:
     """Return the user of an attempt's services, which differs from that of every other container."""
     security = [holder["securityContext"] for holder in (*spec["initContainers"], *spec["containers"])]
     taken = {one["runAsUser"] for one in security} | {spec["securityContext"].get("fsGroup")}
-    return _user_of(f"{given.task.uuid}/{given.task.attempt}", SERVICE_USERS, taken)
+    return _user_of(f"{attempt_input.task.uuid}/{attempt_input.task.attempt}", SERVICE_USERS, taken)
 
 
 def _service(

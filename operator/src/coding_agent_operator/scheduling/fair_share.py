@@ -87,7 +87,7 @@ def orphans_of(
         open_attempts: the names of the Jobs of attempts whose end is not recorded. The tasks of these
             attempts count as running until then, even without a Job.
     """
-    found = {
+    orphans = {
         job.uid: Orphan(
             name=f"job/{job.name}",
             item=job.labels.get(LABEL_ITEM, job.name),
@@ -104,8 +104,8 @@ def orphans_of(
             orphan = Orphan(
                 f"pod/{pod.name}", pod.item or pod.name, pod.repository, pod.created, pod.allowance
             )
-            found.setdefault(pod.job_uid or pod.name, orphan)
-    return list(found.values())
+            orphans.setdefault(pod.job_uid or pod.name, orphan)
+    return list(orphans.values())
 
 
 class Limited(StrEnum):

@@ -162,9 +162,9 @@ class Scheduler:
     async def read_kueue(self) -> None:
         """Read, in one request, why Kueue has not admitted the Jobs that wait."""
         waiting = {job.uid for job in self._jobs.of(self._namespace) if job.waiting and job.queue}
-        known = self.kueue_messages
-        for uid in known.keys() - waiting:
-            del known[uid]
+        stored = self.kueue_messages
+        for uid in stored.keys() - waiting:
+            del stored[uid]
         if not waiting:
             return
         try:
@@ -173,16 +173,16 @@ class Scheduler:
             if error.status != 404:
                 _logger.warning("Kueue's workloads cannot be read: %s", error)
                 return
-            found = dict.fromkeys(waiting, KUEUE_NOT_INSTALLED)
+            messages = dict.fromkeys(waiting, KUEUE_NOT_INSTALLED)
         else:
-            found = {
+            messages = {
                 workload_job_uid(workload): text
                 for workload in workloads
                 if (text := workload_waits_for(workload)) is not None
             }
-        new = [(uid, text) for uid, text in found.items() if uid in waiting and known.get(uid) != text]
+        new = [(uid, text) for uid, text in messages.items() if uid in waiting and stored.get(uid) != text]
         # A limit, because messages about quota change with everything that starts anywhere in the cluster.
-        known.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
+        stored.update(new[:_KUEUE_MESSAGES_AT_A_TIME])
 
     def _task(self, name: str) -> AgentTask | None:
         return self._tasks.get((self._namespace, name))
@@ -233,16 +233,16 @@ class Scheduler:
         for job in self._jobs.of(self._namespace):
             jobs.setdefault(job.owner or "", []).append(job)
         self._granted = {name for name in self._granted if self._task(name) is not None}
-        found = []
+        candidates = []
         ready: dict[str, tuple[AgentTask, Candidate]] = {}
         for task in self._tasks.of(self._namespace):
             own = jobs.pop(task.uid, ())
-            known = self._ready.get(task.name)
+            last_ready = self._ready.get(task.name)
             # The mere passing of time does not change a ready task.
-            unchanged = known is not None and known[0] is task and not own and not self._held(task)
-            candidate = known[1] if known and unchanged else self._candidate(task, own, now)
+            unchanged = last_ready is not None and last_ready[0] is task and not own and not self._held(task)
+            candidate = last_ready[1] if last_ready and unchanged else self._candidate(task, own, now)
             if candidate.stage is not Stage.ENDED:
-                found.append(candidate)
+                candidates.append(candidate)
             else:
                 self.spending.ended(task)
             if candidate.stage is Stage.READY and not own:
@@ -260,7 +260,7 @@ class Scheduler:
             },
         ):
             budgets, demand = self.spending.share_of_orphan(orphan.repository, orphan.allowance)
-            found.append(
+            candidates.append(
                 Candidate(
                     name=orphan.name,
                     item=orphan.item,
@@ -271,7 +271,7 @@ class Scheduler:
                     demand=demand,
                 )
             )
-        return found
+        return candidates
 
     def _held(self, task: AgentTask) -> bool:
         """Whether the task was granted its start, or was refused and is tried again later."""

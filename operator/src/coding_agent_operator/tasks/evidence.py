@@ -92,41 +92,43 @@ def evidence_step(
         limit: how long all pods together may take, from the first request or from the newest time that Kueue
             admitted one; `None` if there is no evidence in this installation.
     """
-    known = task.status.verify
+    evidence = task.status.verify
     named, jobs = jobs, [job for job in jobs if job.owner == task.uid]
     live = tuple(job for job in jobs if not job.finished)
-    if known is None:
-        asked = _asked(task, state)
-        if asked is None or limit is None:
+    if evidence is None:
+        commit = _asked(task, state)
+        if commit is None or limit is None:
             return None
         # It is recorded before the first pod is created, so that the limit counts from here.
-        return EvidenceStep(judged(Evidence(commit=asked, started=now.replace(microsecond=0))))
+        return EvidenceStep(judged(Evidence(commit=commit, started=now.replace(microsecond=0))))
     stop = tuple(job for job in live if not job.deleting)
-    if not known.pending or task.ended:
-        return EvidenceStep(known, delete=stop, release=_released(known, jobs))
+    if not evidence.pending or task.ended:
+        return EvidenceStep(evidence, delete=stop, release=_released(evidence, jobs))
     if task.spec.cancel or limit is None:
-        over = _given_up(task, known, _CANCELLED if task.spec.cancel else _SWITCHED_OFF)
+        over = _given_up(task, evidence, _CANCELLED if task.spec.cancel else _SWITCHED_OFF)
         return EvidenceStep(over, delete=stop, release=_released(over, jobs))
     if task.status.phase is Phase.SUSPENDED and not task.spec.suspend:
-        known = known.model_copy(update={"started": now.replace(microsecond=0)})  # the limit counts from here
+        evidence = evidence.model_copy(
+            update={"started": now.replace(microsecond=0)}
+        )  # the limit counts from here
     # The time that pods wait for Kueue does not count.
-    since = max((known.started, *(job.started for job in jobs if job.started is not None)))
+    since = max((evidence.started, *(job.started for job in jobs if job.started is not None)))
     is_late = now - since > limit and not any(job.waiting for job in live) and not task.spec.suspend
     # One pod after the other, and one commit for each: in one pod, a program that the agent pushed could
     # change the result of the base.
     for side in Side:
-        found = _of_side(task, known.side(side), side, named, now=now, policy=policy)
-        known = judged(known.model_copy(update={side.value: found.known}))
+        found = _of_side(task, evidence.side(side), side, named, now=now, policy=policy)
+        evidence = judged(evidence.model_copy(update={side.value: found.known}))
         if found.create is not None or found.known is None or not found.known.settled:
             if is_late:
-                over = _given_up(task, known, _TOO_LATE)
+                over = _given_up(task, evidence, _TOO_LATE)
                 return EvidenceStep(over, delete=stop, release=_released(over, jobs))
             # A pod that runs already may end.
             create = None if found.create is None or task.spec.suspend else (side, found.create)
-            return EvidenceStep(known, create, found.delete, _released(known, jobs))
-        if not known.pending:
+            return EvidenceStep(evidence, create, found.delete, _released(evidence, jobs))
+        if not evidence.pending:
             break
-    return EvidenceStep(known, release=_released(known, jobs))
+    return EvidenceStep(evidence, release=_released(evidence, jobs))
 
 
 def _asked(task: AgentTask, state: TaskState) -> str | None:
@@ -148,46 +150,46 @@ class _Found:
 
 def _of_side(
     task: AgentTask,
-    known: SideEvidence | None,
+    recorded: SideEvidence | None,
     side: Side,
     jobs: Sequence[Job],
     *,
     now: datetime,
     policy: AttemptPolicy,
 ) -> _Found:
-    if known is not None and known.settled:
-        return _Found(known)
+    if recorded is not None and recorded.settled:
+        return _Found(recorded)
     named = {job.verify[1]: job for job in jobs if job.verify is not None and job.verify[0] is side}
     own = {number: job for number, job in named.items() if job.owner == task.uid}
-    tries = max([0, *own, known.tries if known is not None else 0])
+    tries = max([0, *own, recorded.tries if recorded is not None else 0])
     free = next((number for number in range(tries + 1, MAX_TRIES + 1) if number not in named), None)
     if not tries and free is not None:
         return _Found(None, create=free)
-    if known is None or known.tries != tries:
+    if recorded is None or recorded.tries != tries:
         number = max(tries, 1)
-        known = SideEvidence(job=evidence_job_name(task.name, side, number), tries=min(number, MAX_TRIES))
+        recorded = SideEvidence(job=evidence_job_name(task.name, side, number), tries=min(number, MAX_TRIES))
     job = own.get(tries)
     if not tries:
         problem = _NAME_TAKEN
     elif job is None:
-        problem = known.problem or _DELETED
+        problem = recorded.problem or _DELETED
     elif job.finished:
         result = _result_of(job)
         if result is not None:
             told = {"commit": result.commit, "commands": result.commands, "problem": result.problem or None}
-            return _Found(known.model_copy(update={**told, "settled": True}))
-        problem = known.problem or (_NO_RESULT if job.complete else _told(outcome_of(job)))
+            return _Found(recorded.model_copy(update={**told, "settled": True}))
+        problem = recorded.problem or (_NO_RESULT if job.complete else _told(outcome_of(job)))
     elif job.deleting:
-        return _Found(known)
+        return _Found(recorded)
     else:
         outcome = stuck(job, now, policy)
         if outcome is None:
-            return _Found(known)
-        return _Found(known.model_copy(update={"problem": _told(outcome)}), delete=(job,))
-    known = known.model_copy(update={"problem": problem})
+            return _Found(recorded)
+        return _Found(recorded.model_copy(update={"problem": _told(outcome)}), delete=(job,))
+    recorded = recorded.model_copy(update={"problem": problem})
     if free is None:
-        return _Found(known.model_copy(update={"settled": True}))
-    return _Found(known, create=free)
+        return _Found(recorded.model_copy(update={"settled": True}))
+    return _Found(recorded, create=free)
 
 
 def _told(outcome: AttemptOutcome) -> str:

@@ -162,12 +162,12 @@ class Reconciler:
 
     async def _jobs_of(self, task: AgentTask) -> list[Job]:
         """Return all Jobs of the task, also recorded ones that the cache lacks, with the pods needed."""
-        found = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
+        jobs = {job.name: job for job in self._own_jobs() if job.owner == task.uid or job.task == task.name}
         for job in self._foreign.get(task.name, []):
-            found.setdefault(job.name, job)
+            jobs.setdefault(job.name, job)
         if not task.ended:
             for attempt in task.status.attempts:
-                if attempt.outcome is None and attempt.job not in found:
+                if attempt.outcome is None and attempt.job not in jobs:
                     # A Job that the watch does not show may exist.
                     unseen = await self._cluster.get_job(attempt.job)
                     if unseen is not None:
@@ -175,14 +175,14 @@ class Reconciler:
                     else:
                         unseen = await self._left_behind(task, attempt)
                     if unseen is not None:
-                        found[attempt.job] = unseen
-            await self._find_evidence_job(task, found)
+                        jobs[attempt.job] = unseen
+            await self._find_evidence_job(task, jobs)
         outcomes = {attempt.number: attempt.outcome for attempt in task.status.attempts}
         return [
             await self._with_pods(job)
             if job.owner == task.uid and outcomes.get(job.number or 0) is None and not task.ended
             else job
-            for job in found.values()
+            for job in jobs.values()
         ]
 
     async def _find_evidence_job(self, task: AgentTask, found: dict[str, Job]) -> None:

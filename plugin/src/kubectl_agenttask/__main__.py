@@ -168,32 +168,32 @@ def _add_timeout(one: argparse.ArgumentParser) -> None:
 
 
 def _add_list(add: Callable[..., argparse.ArgumentParser]) -> None:
-    one = add("list", _later("commands.list_tasks"), "list tasks, the newest last", named=False)
-    one.add_argument(
+    command = add("list", _later("commands.list_tasks"), "list tasks, the newest last", named=False)
+    command.add_argument(
         "name", nargs="?", metavar="NAME", help=f"list only this task, or the runs of this item: {FORMS}"
     )
-    one.add_argument("-A", "--all-namespaces", action="store_true", help="list tasks of all namespaces")
-    one.add_argument("--active", action="store_true", help="list only tasks that have not ended")
-    one.add_argument(
+    command.add_argument("-A", "--all-namespaces", action="store_true", help="list tasks of all namespaces")
+    command.add_argument("--active", action="store_true", help="list only tasks that have not ended")
+    command.add_argument(
         "--repo", type=repository, metavar="OWNER/REPO", help="list only tasks of this repository"
     )
-    one.add_argument(
+    command.add_argument(
         "-w", "--watch", action="store_true", help="print a row for each change, until you press Ctrl-C"
     )
-    _add_output(one, *OBJECTS, Format.WIDE)
+    _add_output(command, *OBJECTS, Format.WIDE)
 
 
 def _add_spend(add: Callable[..., argparse.ArgumentParser]) -> None:
-    one = add("spend", _later("commands.spend"), "show what attempts spent on the model", named=False)
-    one.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
-    one.add_argument("--repo", type=repository, metavar="OWNER/REPO", help="count only this repository")
-    one.add_argument(
+    command = add("spend", _later("commands.spend"), "show what attempts spent on the model", named=False)
+    command.add_argument("-A", "--all-namespaces", action="store_true", help="count all namespaces")
+    command.add_argument("--repo", type=repository, metavar="OWNER/REPO", help="count only this repository")
+    command.add_argument(
         "--by",
         choices=("repository", "user", "model"),
         default="repository",
         help="what each row stands for (default: %(default)s)",
     )
-    one.add_argument(
+    command.add_argument(
         "--since",
         type=day,
         metavar="YYYY-MM-DD",
@@ -201,18 +201,18 @@ def _add_spend(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
 
 
-def _add_logs(one: argparse.ArgumentParser) -> None:
-    one.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
-    one.add_argument("-f", "--follow", action="store_true", help="wait for the log and follow it")
-    one.add_argument(
+def _add_logs(command: argparse.ArgumentParser) -> None:
+    command.add_argument("name", nargs="?", metavar="NAME", help=FORMS)
+    command.add_argument("-f", "--follow", action="store_true", help="wait for the log and follow it")
+    command.add_argument(
         "--last",
         action="store_true",
         help="show the newest run of the task's item; without NAME, the newest task of the namespace",
     )
-    one.add_argument(
+    command.add_argument(
         "--attempt", type=positive, metavar="N", help="number of the attempt (default: the last)"
     )
-    one.add_argument(
+    command.add_argument(
         "--container",
         choices=["agent", "workspace"],
         default="agent",
@@ -336,15 +336,15 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("-y", "--yes", action="store_true", help="ask nothing")
 
 
-def _add_doctor(one: argparse.ArgumentParser) -> None:
-    one.add_argument(
+def _add_doctor(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
         "--repo",
         type=repository,
         action="append",
         metavar="OWNER/REPO",
         help="check this repository too, besides those of `init` and of recent tasks",
     )
-    one.add_argument(
+    command.add_argument(
         "--crd",
         metavar="FILE",
         help="check only that this CustomResourceDefinition of another release takes all AgentTasks of the "

@@ -109,17 +109,17 @@ def _read_input(environment: Mapping[str, str]) -> VerifyInput:
         raise SettingsError(f"{VERIFY_VARIABLE}: the operator sets it; it cannot be read: {error}") from error
 
 
-async def _clone(settings: Settings, given: VerifyInput, environment: Mapping[str, str]) -> None:
+async def _clone(settings: Settings, verify_input: VerifyInput, environment: Mapping[str, str]) -> None:
     folder = Path(environment["HOME"])
-    forge = connect_forge(settings, given.item.platform, only=given.item.repository)
-    deadline = Deadline.after(given.timeout_seconds)
+    forge = connect_forge(settings, verify_input.item.platform, only=verify_input.item.repository)
+    deadline = Deadline.after(verify_input.timeout_seconds)
     try:
-        forge_of({forge.host: forge}, given.item)
+        forge_of({forge.host: forge}, verify_input.item)
         cloned = await while_unavailable(
-            lambda: _cloned(settings, given, forge, folder), within=deadline.left, logger=_logger
+            lambda: _cloned(settings, verify_input, forge, folder), within=deadline.left, logger=_logger
         )
     except ForgeNotFoundError as error:
-        cloned = CloneResult(commit=given.commit, problem=str(error))
+        cloned = CloneResult(commit=verify_input.commit, problem=str(error))
     finally:
         await forge.aclose()
     (folder / _CLONED).write_text(cloned.model_dump_json(), encoding="utf-8")
@@ -166,11 +166,11 @@ async def _cloned(settings: Settings, verify_input: VerifyInput, forge: Forge, f
     return CloneResult(commit=commit, file=file.model_copy(update={"verify": commands}))
 
 
-def _place(given: VerifyInput, details: ItemDetails) -> tuple[str, str]:
+def _place(verify_input: VerifyInput, details: ItemDetails) -> tuple[str, str]:
     """Return the repository and the branch that must contain the commit."""
     if details.item.kind is ItemKind.CHANGE:
         return details.head_repository or "", details.head_branch or ""
-    return details.item.repository, given.branch or ""
+    return details.item.repository, verify_input.branch or ""
 
 
 async def _no_push(branch: str) -> None:

@@ -143,19 +143,19 @@ class Secrets:
             try:
                 stat = path.stat()
                 stamp = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-                known = self._cache.get(path)
-                if known is None or known[0] != stamp:
-                    known = (stamp, path.read_text(encoding="utf-8").strip())
-                    self._cache[path] = known
+                cached = self._cache.get(path)
+                if cached is None or cached[0] != stamp:
+                    cached = (stamp, path.read_text(encoding="utf-8").strip())
+                    self._cache[path] = cached
                 self._missing.discard(path)
             except (OSError, UnicodeDecodeError) as error:
                 expected = not self.optional or path in self._cache
                 if expected and path not in self._missing:
                     self._missing.add(path)
                     _logger.warning("Cannot read the secret file %s: %s", path, type(error).__name__)
-                known = self._cache.get(path)
-            if known is not None and known[1]:
-                values.append(known[1])
+                cached = self._cache.get(path)
+            if cached is not None and cached[1]:
+                values.append(cached[1])
         return values
 
     def first(self) -> str | None:

@@ -234,11 +234,11 @@ class GiteaChanges:
             snapshot, checks=checks, checks_problem=problem, base_checks=base_checks, left_out=left_out
         )
 
-    async def _discussed(self, item: Item, found: _PullRequest, state: object) -> _Discussed:
+    async def _discussed(self, item: Item, pull: _PullRequest, state: object) -> _Discussed:
         discussion = GiteaDiscussion(self.client, item)
         timeline = await discussion.timeline()
         reviewed = await discussion.reviewed(timeline)
-        where = path("repos", *item.repository.split("/", 1), "branches", found.base.ref)
+        where = path("repos", *item.repository.split("/", 1), "branches", pull.base.ref)
         call = Call("GET", where, f"reading the base of {item.display}")
         try:
             base = await self.client.get(_Branch, call)
@@ -263,18 +263,18 @@ class GiteaChanges:
             self._base_checks[key] = tuple(_check(status, ()) for status in statuses.values)
         return self._base_checks[key]
 
-    def _mergeability(self, found: _PullRequest, known: KnownPullRequest, read_at: datetime) -> Mergeability:
+    def _mergeability(self, pull: _PullRequest, cache: KnownPullRequest, read_at: datetime) -> Mergeability:
         """Return whether the change merges. It has a conflict only if it does not merge for some time."""
         # `mergeable` is also false while Gitea still examines new commits.
-        if found.mergeable or found.draft or not found.open:
-            known.refused = None
-            if found.mergeable:
+        if pull.mergeable or pull.draft or not pull.open:
+            cache.refused = None
+            if pull.mergeable:
                 return Mergeability.MERGES
-            return Mergeability.NOT_SHOWN if found.draft else Mergeability.UNKNOWN
-        tips = found.head.sha, found.base.sha
-        if known.refused is None or known.refused[0] != tips:
-            known.refused = tips, read_at
-        since = known.refused[1]
+            return Mergeability.NOT_SHOWN if pull.draft else Mergeability.UNKNOWN
+        tips = pull.head.sha, pull.base.sha
+        if cache.refused is None or cache.refused[0] != tips:
+            cache.refused = tips, read_at
+        since = cache.refused[1]
         return Mergeability.CONFLICT if read_at - since >= _CHECKING else Mergeability.UNKNOWN
 
     def _snapshot(

@@ -380,7 +380,7 @@ class GitLabChanges:
         return self._snapshot(item, merge_request, cache, discussed, problem=problem, read_at=read_at)
 
     async def _discussed(
-        self, item: Item, where: str, found: _MergeRequest, state: tuple[object, ...]
+        self, item: Item, where: str, merge_request: _MergeRequest, state: tuple[object, ...]
     ) -> _Discussed:
         async def events(name: str) -> Read[_Event]:
             call = Call("GET", f"{where}/{name}", f"reading the events of {item.display}")
@@ -392,7 +392,9 @@ class GitLabChanges:
         reviewers = await self.client.entries(list[_Reviewer], call)
         call = Call("GET", f"{where}/versions", f"reading the versions of {item.display}")
         versions = await self.client.entries(list[_Version], call)  # newest first
-        own = [version.created_at for version in versions.values if version.head_commit_sha == found.sha]
+        own = [
+            version.created_at for version in versions.values if version.head_commit_sha == merge_request.sha
+        ]
         labels, states = await events("resource_label_events"), await events("resource_state_events")
         lacking: dict[Part, Read[Any]] = {
             Part.COMMENTS: discussions,
@@ -410,11 +412,13 @@ class GitLabChanges:
             frozenset(part for part, read in lacking.items() if not read.complete),
         )
 
-    async def _tip(self, item: Item, found: _MergeRequest) -> str:
+    async def _tip(self, item: Item, merge_request: _MergeRequest) -> str:
         """Return the commit at the base's tip. It is read once for all merge requests into this base."""
-        base = found.project_id, found.target_branch
+        base = merge_request.project_id, merge_request.target_branch
         if base not in self._tips:
-            where = path("projects", found.project_id, "repository", "branches", found.target_branch)
+            where = path(
+                "projects", merge_request.project_id, "repository", "branches", merge_request.target_branch
+            )
             call = Call("GET", where, f"reading the base of {item.display}")
             try:
                 self._tips[base] = (await self.client.get(_Commit, call)).sha
@@ -463,17 +467,17 @@ class GitLabChanges:
         call = Call("GET", where, f"reading the commit statuses of {item.display}")
         return await self.client.entries(list[_Job], call, limit=_JOB_PAGES)
 
-    async def _base_checks(self, item: Item, found: _MergeRequest, sha: str) -> Read[CheckResult]:
+    async def _base_checks(self, item: Item, merge_request: _MergeRequest, sha: str) -> Read[CheckResult]:
         """Return the checks of the newest pipeline for the base's tip.
 
         They are cached for all merge requests into this base as soon as all of them have ended.
         """
-        base = found.project_id, sha
+        base = merge_request.project_id, sha
         if sha and base not in self._bases:
             checks = self.base_checks.get(base, Read())
             if not checks.values or any(one.state is not CheckState.COMPLETED for one in checks.values):
-                project = path("projects", found.project_id)
-                params: dict[str, str | int] = {"sha": sha, "ref": found.target_branch, "per_page": 1}
+                project = path("projects", merge_request.project_id)
+                params: dict[str, str | int] = {"sha": sha, "ref": merge_request.target_branch, "per_page": 1}
                 what = f"reading the pipeline of the base of {item.display}"
                 newest = await self.client.get(
                     list[_Pipeline], Call("GET", f"{project}/pipelines", what, params)
@@ -584,7 +588,7 @@ def _thread(discussion: _Discussion, found: _MergeRequest) -> ReviewThread | Non
 
 def _events(recorded: Sequence[_Event], notes: list[_Note]) -> tuple[ChangeEvent, ...]:
     """Return the events, including those that only GitLab's own notes show: pushes, drafts and reviews."""
-    found = [
+    events = [
         ChangeEvent(kind, actor_of(note.author), note.created_at, reviewer=reviewer, number=note.id)
         for note in notes
         for kind, reviewer in _noted(note.body)
@@ -594,8 +598,8 @@ def _events(recorded: Sequence[_Event], notes: list[_Note]) -> tuple[ChangeEvent
         if what is not None:
             actor = actor_of(event.user) if event.user else None
             label = event.label.name if event.label else ""
-            found.append(ChangeEvent(what, actor, event.created_at, label=label))
-    return tuple(sorted(found, key=lambda event: event.at))
+            events.append(ChangeEvent(what, actor, event.created_at, label=label))
+    return tuple(sorted(events, key=lambda event: event.at))
 
 
 def _noted(note: str) -> Iterator[tuple[ChangeEventKind, str]]:

@@ -319,15 +319,15 @@ class Forge(ItemForge, ABC):
         return (await self._account()).login
 
     async def _account(self) -> User:
-        known = await self.client.token.account()
-        if known is None:
+        account = await self.client.token.account()
+        if account is None:
             identity = await self.client.token.identity()
             if self._own is None or self._own[0] != identity:
                 call = Call("GET", "/user", "asking who our token belongs to")
                 self._own = (identity, await self.client.get(User, call))
-            known = self._own[1]
-        self.client.account = known.login
-        return known
+            account = self._own[1]
+        self.client.account = account.login
+        return account
 
     async def token_expiry(self) -> datetime | None:
         """Return when our token expires, in UTC; `None` if it never does, or if the forge does not say."""
@@ -490,18 +490,18 @@ class Forge(ItemForge, ABC):
         found = await self.client.get(ItemResponse, call)
         return ItemState(self._labels(found), found.open, found.updated_second)
 
-    def _details(self, item: Item, found: ItemResponse, *, base: str, repository: str) -> ItemDetails:
+    def _details(self, item: Item, response: ItemResponse, *, base: str, repository: str) -> ItemDetails:
         same = repository.lower() == item.repository.lower()
         return ItemDetails(
             item=item if same else _in_repository(item, repository),
-            title=found.title,
-            body=found.body,
-            author=found.author.login,
-            url=found.url,
-            labels=self._labels(found),
-            open=found.open,
+            title=response.title,
+            body=response.body,
+            author=response.author.login,
+            url=response.url,
+            labels=self._labels(response),
+            open=response.open,
             base_branch=base,
-            updated_at=found.updated_second,
+            updated_at=response.updated_second,
         )
 
     def _comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:
@@ -605,9 +605,9 @@ class Forge(ItemForge, ABC):
         Args:
             draft: whether the new change is a draft, if the forge has drafts there.
         """
-        found = await self.find_change(item, branch=branch)
-        if found is not None:
-            return found
+        change = await self.find_change(item, branch=branch)
+        if change is not None:
+            return change
         try:
             return await self._create_change(
                 item, branch=branch, base=base, title=title, body=body, draft=draft
@@ -615,9 +615,9 @@ class Forge(ItemForge, ABC):
         except ForgeError as error:
             # Another consumer opened the change, or we did and the answer was lost.
             if error.status in (409, 422) or isinstance(error, ForgeUnavailableError):
-                found = await self.find_change(item, branch=branch)
-                if found is not None:
-                    return found
+                change = await self.find_change(item, branch=branch)
+                if change is not None:
+                    return change
             raise
 
     async def has_reacted(self, item: Item, comment: str) -> bool:

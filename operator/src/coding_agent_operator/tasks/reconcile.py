@@ -185,16 +185,16 @@ class Reconciler:
             for job in jobs.values()
         ]
 
-    async def _find_evidence_job(self, task: AgentTask, found: dict[str, Job]) -> None:
+    async def _find_evidence_job(self, task: AgentTask, jobs: dict[str, Job]) -> None:
         """Add the Job of the evidence pod that is recorded, if it exists and the watch does not show it."""
         evidence = task.status.verify
         for side in (evidence.head, evidence.base) if evidence is not None and evidence.pending else ():
-            if side is None or side.settled or side.job in found:
+            if side is None or side.settled or side.job in jobs:
                 continue
             unseen = await self._cluster.get_job(side.job)
             if unseen is not None and unseen.owner == task.uid:
                 self._jobs.put(unseen)
-                found[side.job] = unseen
+                jobs[side.job] = unseen
 
     async def _left_behind(self, task: AgentTask, attempt: AttemptStatus) -> Job | None:
         """Return a deleted Job: while its pods run, as one that is being deleted; then with their reports."""

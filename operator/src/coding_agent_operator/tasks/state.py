@@ -402,15 +402,15 @@ def result_of(
     before: TaskResult | None, reports: Sequence[Outcome], attempts: Sequence[AttemptStatus]
 ) -> TaskResult | None:
     """Return the task's result so far. Its usage is the sum over all attempts, however they ended."""
-    known = before or TaskResult()
+    result = before or TaskResult()
     same = (TaskResult.model_fields.keys() & Outcome.model_fields.keys()) - {"usage"}
     for report in reports:
-        told = {name: value for name in same if (value := getattr(report, name))}
-        known = known.model_copy(update=told)
+        reported = {name: value for name in same if (value := getattr(report, name))}
+        result = result.model_copy(update=reported)
     used = [attempt.usage for attempt in attempts if attempt.usage is not None]
     if used:
         total = Usage()
         for usage in used:
             total = total.plus(usage)
-        known = known.model_copy(update={"usage": total})
-    return known if known != TaskResult() else None
+        result = result.model_copy(update={"usage": total})
+    return result if result != TaskResult() else None

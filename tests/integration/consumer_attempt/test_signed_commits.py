@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent_interface import Brief, OnStep, Step
-from coding_agent_consumer.repository import clone, forge_commits
+from coding_agent_consumer.repository import forge_commits, publisher
 from coding_agent_consumer.workspace.protocol import Workspace
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
@@ -134,7 +134,7 @@ async def test_a_lost_answer_makes_no_second_commit(make_place: MakePlace, unrea
 async def test_work_after_a_lost_answer_follows_the_commit_that_was_made(
     make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clone, "_CHECKPOINT_PATIENCE", 0.1)
+    monkeypatch.setattr(publisher, "_CHECKPOINT_PATIENCE", 0.1)
     place = make_place("github", [])
 
     async def work(workspace: Workspace, checkpoint: Callable[[], Awaitable[None]]) -> None:

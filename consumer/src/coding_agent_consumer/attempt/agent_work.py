@@ -24,9 +24,9 @@ from coding_agent_consumer.agent.model_spec import allowed_models, upstreams
 from coding_agent_consumer.agent_interface import Agent, Brief, Step
 from coding_agent_consumer.attempt.time_limits import AttemptTime
 from coding_agent_consumer.item.background import set_up
-from coding_agent_consumer.repository.clone import Publisher
 from coding_agent_consumer.repository.commits import InvalidPatchError
 from coding_agent_consumer.repository.forge_commits import NOTE
+from coding_agent_consumer.repository.publisher import Publisher
 from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.transcripts.store import Transcripts
 from coding_agent_consumer.transcripts.transcript import scrub_for

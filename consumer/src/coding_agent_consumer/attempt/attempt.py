@@ -57,10 +57,11 @@ from coding_agent_consumer.item.forge_tasks import (
     push_target,
 )
 from coding_agent_consumer.item.push_permit import PushPermit
-from coding_agent_consumer.repository.clone import BareClone, Permit, Publisher
+from coding_agent_consumer.repository.clone import BareClone, Permit
 from coding_agent_consumer.repository.commits import co_author, commit_author
 from coding_agent_consumer.repository.git import RemoteMovedError
 from coding_agent_consumer.repository.mirror import Mirror
+from coding_agent_consumer.repository.publisher import Publisher
 from coding_agent_consumer.rounds.asked_by import cause_gone, round_refusal, round_user
 from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.transcripts.store import Transcripts

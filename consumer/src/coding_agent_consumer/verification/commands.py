@@ -19,7 +19,7 @@ from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.verification import VerifiedCommand, VerifyReport, verified
 
 from coding_agent_consumer.agent_interface import Brief
-from coding_agent_consumer.repository.clone import Publisher
+from coding_agent_consumer.repository.publisher import Publisher
 from coding_agent_consumer.transcripts.transcript import Scrub, scrub_for
 from coding_agent_consumer.workspace.protocol import (
     ProcessSpec,

@@ -28,7 +28,7 @@ from coding_agent_core.task.model import CommandName
 from coding_agent_core.task.round_record import RoundRecord, marked_answers, read_record
 from coding_agent_forges.gitea import changes as gitea
 from coding_agent_forges.github import discussion as github
-from coding_agent_forges.gitlab import changes as gitlab
+from coding_agent_forges.gitlab import change_responses as gitlab
 from coding_agent_forges.gitlab.discussion import SECTION
 from coding_agent_forges.rest.client import log_text
 

@@ -29,7 +29,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_forges.github.change_responses import OLDER, OLDER_REMARKS, ONE, SEARCH, PullRequestResponse
 from coding_agent_forges.github.changes import GitHubChanges, open_query
 from coding_agent_forges.github.settings import GitHub
-from coding_agent_forges.gitlab.changes import actor_of
+from coding_agent_forges.gitlab.change_responses import actor_of
 from coding_agent_forges.rest.calls import User
 from coding_agent_forges.rest.open_changes import why_unreadable
 from coding_agent_forges.rest.responses import GHOST

@@ -28,13 +28,8 @@ from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task.model import Head, Item
 from pydantic import AliasPath, Field
 
-from coding_agent_forges.gitlab.changes import (
-    DRAFT,
-    BaseChecks,
-    GitLabChanges,
-    KnownMergeRequest,
-    without_draft,
-)
+from coding_agent_forges.gitlab.change_responses import DRAFT, without_draft
+from coding_agent_forges.gitlab.changes import BaseChecks, GitLabChanges, KnownMergeRequest
 from coding_agent_forges.gitlab.discussion import SECTION, GitLabDiscussion
 from coding_agent_forges.gitlab.revisions import GitLabRevisions
 from coding_agent_forges.gitlab.settings import GitLab

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from coding_agent_docs.agenttask_reference import agenttask_page
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.metrics_reference import metrics
 from coding_agent_docs.paths import AGENTTASK, CHART_SCHEMA, CONFIGURATION, LABELS, METRICS
-from coding_agent_docs.settings_reference import Group, groups, with_forges_together
+from coding_agent_docs.settings_reference import Group, Key, groups, with_forges_together
 from coding_agent_docs.states_reference import states_section
 
 _CONFIGURATION = """\
@@ -126,7 +127,10 @@ def write() -> list[Path]:
 def configuration() -> str:
     """Return the page of the settings."""
     shown = [group for group in with_forges_together(list(groups())) if group.keys]
-    sections = "".join(_section(group) for group in shown)
+    first: dict[tuple[Key, ...], str] = {}
+    sections = "".join(
+        _section(group, like=first.setdefault(_relative(group), group.path)) for group in shown
+    )
     return _CONFIGURATION + sections + _CHART + "".join(_chart_rows())
 
 
@@ -140,8 +144,16 @@ def _chart_rows() -> Iterator[str]:
         yield f"| `{key}` | {f'`{value}`' if value else ''} |\n"
 
 
-def _section(group: Group) -> str:
+def _relative(group: Group) -> tuple[Key, ...]:
+    """Return the keys with their names alone, which are the same in sections of one type."""
+    return tuple(replace(key, path=key.path.rpartition(".")[2]) for key in group.keys)
+
+
+def _section(group: Group, *, like: str) -> str:
+    """Return a section of the page. `like` is the first section with the same keys, or this one."""
     title = f"`{group.path}`" if group.path else "Top level"
+    if like != group.path:
+        return f"\n## {title}\n\nIt has the keys of `{like}`.\n"
     rows = [
         f"| {key.path} | {_cell(key.type)} | {_cell(key.default)} | {key.variable} | {_cell(key.meaning)} |\n"
         for key in group.keys

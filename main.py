@@ -88,6 +88,10 @@ _PROGRAMS = {
 }
 """For each mode, the modules whose import takes seconds. Until then, SIGTERM ends the program at once."""
 
+_CONSUMER_METRICS, _PRODUCER_METRICS = ("0.0.0.0", 8081), ("0.0.0.0", 8082)  # noqa: S104
+"""Addresses of `/metrics`; Prometheus comes from outside of the container. A second process on the same
+machine cannot have them: it logs a warning, and works without."""
+
 _logger = logging.getLogger("coding_agent.main")
 
 
@@ -306,7 +310,7 @@ def connect_sink(settings: Settings) -> TaskSink:
             from coding_agent_core.kubernetes.task_sink import KubernetesSink
             from coding_agent_core.kubernetes.transport import Access
 
-            namespace = settings.queue.kubernetes.namespace or os.environ.get("POD_NAMESPACE") or None
+            namespace = settings.operator.namespace or os.environ.get("POD_NAMESPACE") or None
             return KubernetesSink(Access.find(), namespace, settings.consumer)
 
 
@@ -359,11 +363,19 @@ async def _consumer(settings: Settings, stop: asyncio.Event) -> None:
         parts.append(handle_notices(settings, RabbitMQNotices(settings.rabbitmq), stop, sink=sink))
     try:
         page = metrics_page(registry)
-        async with metrics_served(settings.consumer.http_host, settings.consumer.http_port, page):
+        async with metrics_served(*_consumer_metrics(settings), page):
             await _together(parts, stop)
     finally:
         if sink is not None:
             await sink.aclose()
+
+
+def _consumer_metrics(settings: Settings) -> tuple[str, int]:
+    """Return the address of a consumer's metrics."""
+    host, port = _CONSUMER_METRICS
+    if settings.consumer.workspace.gate is not None:
+        host = "127.0.0.1"  # the workspace's container, where the model's commands run, is in our network
+    return settings.development.listen((host, port))
 
 
 async def _work(
@@ -402,9 +414,9 @@ async def _poll(
             from coding_agent_core.runtime.http_server import metrics_served
             from coding_agent_core.runtime.metrics import metrics_page, process_registry
 
-            registry, scheduling = process_registry(), settings.scheduling
+            registry = process_registry()
             page = metrics_page(registry)
-            async with metrics_served(scheduling.http_host, scheduling.http_port, page):
+            async with metrics_served(*settings.development.listen(_PRODUCER_METRICS), page):
                 await Poller(settings, forge, sink, PollMetrics(registry)).forever(stop)
             return None
         report = await Poller(settings, forge, sink).until(stop)

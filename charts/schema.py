@@ -32,7 +32,6 @@ MOVED_FILE = FOLDER / "coding-agent" / "files" / "moved.yaml"
 
 CHART_SETS = {
     "queue.backend": "",
-    "queue.kubernetes": "",
     "use_rabbitmq": "",
     "rabbitmq": "",
     "webhook.server": "",
@@ -56,7 +55,6 @@ CHART_SETS = {
     "operator.job.fixed_ids": "podSecurity.fixedIds",
     "operator.job.service_account": "",
     "operator.job.config_map": "",
-    "operator.job.config_key": "",
     "operator.job.credentials": "attempts.credentials",
 }
 """Settings that `config` does not take, with the value to set instead; empty: the chart alone sets them."""

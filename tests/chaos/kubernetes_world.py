@@ -313,9 +313,9 @@ def _values(sandboxes: Sandboxes, provided: dict[str, str]) -> dict[str, Any]:
         "limits": {"global": GLOBAL_LIMIT, "per_repository": REPOSITORY_LIMIT},
         # Shorter than in real use, so that a run of minutes shows what takes an hour.
         "operator": {"job": {**SMALL, "grace_seconds": GRACE_SECONDS}},
-        "reporter": {"grace": 10},
         "development": {
             "relist_interval": 15,
+            "grace": 10,
             "retry_delay": 2,
             "retry_delay_max": 10,
             "check_interval": 15,

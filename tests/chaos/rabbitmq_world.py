@@ -401,14 +401,16 @@ def _config(sandboxes: Sandboxes, broker_port: int, port: int, http_port: int) -
         "llm": {"openai": {"base_url": sandboxes.model_url, "model": "scripted"}},
         "use_rabbitmq": True,
         "rabbitmq": {"host": "127.0.0.1", "port": broker_port, "queue": "chaos", "heartbeat": 10},
-        "scheduling": {"interval": _POLL_SECONDS, "http_host": "127.0.0.1", "http_port": http_port},
+        "scheduling": {"interval": _POLL_SECONDS},
         "consumer": {
             "concurrency": 2,
+            "workspace": {"isolation": "none"},
+        },
+        "development": {
             "cancel_check_interval": 1,
             "retry_delay": 2,
             "retry_delay_max": 10,
             "http_host": "127.0.0.1",
             "http_port": http_port,
-            "workspace": {"isolation": "none"},
         },
     }

@@ -100,7 +100,7 @@ def test_a_number_is_within_its_bounds(value: object) -> None:
 
 @pytest.mark.parametrize("value", NO_NUMBERS)
 async def test_a_request_with_such_a_number_does_not_end_the_workspace(base_dir: Path, value: object) -> None:
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as workspace:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as workspace:
         header = {"op": "run", "timeout": value, "output_limit": value}
         assert isinstance(workspace, WorkspaceClient)
         _, body = await workspace._ask(header, b"echo ran", timeout=60, limit=1000)

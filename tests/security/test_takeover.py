@@ -181,7 +181,7 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
         git_server.credentials("evil.git"), agent, base="main", branch=BRANCH, permit=permitted
     )
     async with launch_workspace(
-        WorkspaceSettings(base_dir=base_dir, isolation=NAMESPACES), hidden=[agent]
+        WorkspaceSettings(isolation=NAMESPACES), hidden=[agent], base_dir=base_dir
     ) as workspace:
         await workspace.seed(await repository.bundle(), BRANCH)
         await workspace.write_file("planted.config", trap.config)

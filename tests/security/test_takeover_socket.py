@@ -98,7 +98,7 @@ def asked(seen: Path) -> list[str]:
 async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
     sidecar: WorkspaceProcess, seen: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), sidecar.socket)
+    workspace = await connect_sidecar(WorkspaceSettings(command_timeout=30), sidecar.socket)
     await workspace.seed(bundle, "work")
     monkeypatch.setattr(workspace_client, "_CONNECT_SECONDS", 2.0)
     workspace.restart_patience = 3
@@ -124,7 +124,7 @@ async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
 async def test_a_killed_server_is_followed_by_a_restarted_one_alone(
     sidecar: WorkspaceProcess, seen: Path, bundle: Path
 ) -> None:
-    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60), sidecar.socket)
+    workspace = await connect_sidecar(WorkspaceSettings(), sidecar.socket)
     await workspace.seed(bundle, "work")
     restarting = asyncio.create_task(asyncio.to_thread(sidecar.restart_when_ended))
     killed = await workspace.run(take(sidecar.socket, seen) + "kill -9 $PPID; sleep 9")

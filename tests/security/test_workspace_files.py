@@ -21,7 +21,7 @@ DEEP = 'python3 -c \'import os\nfor n in range(3000): os.mkdir("d"); os.chdir("d
 
 @pytest.fixture
 async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         await client.seed(bundle, "work")
         yield client
 
@@ -74,6 +74,6 @@ def test_a_plain_shell_waits_at_a_fifo(tmp_path: Path) -> None:
 
 async def test_nested_folders_do_not_keep_the_workspace_from_its_end(base_dir: Path, bundle: Path) -> None:
     """`base_dir` asserts that nothing is left."""
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         await client.seed(bundle, "work")
         assert (await client.run(DEEP)).exit_code == 0

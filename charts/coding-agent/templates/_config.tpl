@@ -124,7 +124,6 @@ pull_policy: {{ .Values.image.pullPolicy }}
 fixed_ids: {{ .Values.podSecurity.fixedIds }}
 service_account: {{ include "coding-agent.serviceAccount" (list . "attempt") }}
 config_map: {{ include "coding-agent.fullname" . }}
-config_key: config.yaml
 {{- /* Without a key anywhere (a GitHub App, and identities for model and bucket) the list is empty, and never null. */}}
 credentials: {{- with include "coding-agent.attemptCredentials" . | trim }}{{ nindent 2 . }}{{ else }} []{{ end }}
 {{- $transcripts := .Values.transcripts.persistence.enabled }}

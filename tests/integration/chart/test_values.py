@@ -20,6 +20,12 @@ MOVED = [
     for entry in yaml.safe_load((CHART / "files" / "moved.yaml").read_text()).items()
     if entry[0] != "config.operator.job.agent"
 ]
+IN_A_SECTION = {
+    "config.context_storage.s3.": "config.context_storage.s3.bucket=logs,"
+    "config.context_storage.s3.identity.role_arn=arn:aws:iam::123456789012:role/logs",
+    "config.gateway.identity.": "config.gateway.identity.cloud=azure",
+}
+"""Sections that are optional and then need other settings, for the settings that moved out of them."""
 
 WRONG = [
     ("receiver.replica=3", "at '/receiver': additional properties 'replica' not allowed"),
@@ -106,7 +112,11 @@ IMPOSSIBLE = [
         "config.operator.job.pod_template.spec.runtimeClassName=kata",
         "config.operator.job.runtime_classes: config.operator.job.pod_template.spec.runtimeClassName already",
     ),
-    *((f"{old}=1", f"{old}: this setting moved; write instead: {new}") for old, new in MOVED),
+    *(
+        (f"{old}=1", f"{old}: this setting moved; write instead: {new}")
+        for old, new in MOVED
+        if not old.startswith(tuple(IN_A_SECTION))
+    ),
 ]
 """The templates refuse them, all at once."""
 APART = [
@@ -126,6 +136,12 @@ WITH_THE_OPERATOR = [
         "tokens.url: this release runs the token service itself",
     ),
     ("egress.enabled=true,proxy.https=http://proxy:3128", "egress.parent.host: required with proxy.http"),
+    *(
+        (f"{required},{old}=1", f"{old}: this setting moved; write instead: {new}")
+        for old, new in MOVED
+        for section, required in IN_A_SECTION.items()
+        if old.startswith(section)
+    ),
     (
         "secrets.s3.existingSecret=mine,config.context_storage.s3.bucket=logs,"
         "config.context_storage.s3.identity.role_arn=arn:aws:iam::123456789012:role/logs",

@@ -138,7 +138,7 @@ class AttemptPlace:
                 "max_retries": 0,
             },
             "context_storage": {"base_dir": str(self.folder / "transcripts")},
-            "consumer": {"workspace": {"socket": str(self.workspace.socket), "start_timeout": 60}},
+            "consumer": {"workspace": {"socket": str(self.workspace.socket)}},
         }
         return Settings.model_validate(over(base, sections))
 

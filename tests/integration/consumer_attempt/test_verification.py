@@ -137,7 +137,7 @@ def pod(
     config.write_text(yaml.safe_dump({place.system.flavour: forge, **more}))
     assert evidence.run_clone(config, environment) == 0
     place.workspace.fresh()
-    sections = {"consumer": {"workspace": {"socket": str(place.workspace.socket), "start_timeout": 60}}}
+    sections = {"consumer": {"workspace": {"socket": str(place.workspace.socket)}}}
     config.write_text(yaml.safe_dump({**sections, **more}))  # no token any more
     assert evidence.run_verify(config, environment) == 0
     assert BOT_TOKEN not in message.read_text()

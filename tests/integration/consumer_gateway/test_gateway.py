@@ -323,13 +323,12 @@ async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_
         "cloud": "azure",
         "tenant_id": "t",
         "client_id": "c",
-        "token_file": tmp_path / "token",
     }
     gives = answer(200, json.dumps({"access_token": token, "expires_in": 3600}).encode())
     async with provider(gives) as cloud, provider(answer(400, f"bad {token}".encode())) as model:
 
         def upstream(endpoint: str) -> Upstream:
-            identity = WorkloadIdentity(Identity(**given, endpoint=endpoint))
+            identity = WorkloadIdentity(Identity(**given, endpoint=endpoint), token_file=tmp_path / "token")
             return Upstream(OPENAI, f"{model.base_url}/openai/v1", identity=identity)
 
         async with open_gateway([upstream(cloud.base_url)]) as gateway, _client_of(gateway) as client:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.transcripts import store
 from coding_agent_consumer.transcripts.store import S3Bucket
 from coding_agent_core.errors import StoreError
 from coding_agent_core.settings.connections import S3
@@ -76,7 +77,7 @@ async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) -> None:
-    bucket = S3Bucket(s3.section(timeout=600), timeout=0.5)
+    bucket = S3Bucket(s3.section(), timeout=0.5)
     s3.freeze()
     began = time.monotonic()
     with pytest.raises(StoreError):
@@ -101,8 +102,11 @@ async def test_refused_keys_are_told_without_them(s3: S3Server, refusing_s3: str
         assert SECRET not in told
 
 
-async def test_a_role_gives_access_to_the_bucket_in_place_of_keys(tmp_path: Path, cloud: Cloud) -> None:
+async def test_a_role_gives_access_to_the_bucket_in_place_of_keys(
+    tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
     token = tmp_path / "token"
+    monkeypatch.setattr(store, "BUCKET_TOKEN", token)
     token.write_text("token-of-the-account")
     role = "arn:aws:iam::123456789012:role/transcripts"
     section = S3.model_validate(
@@ -110,7 +114,7 @@ async def test_a_role_gives_access_to_the_bucket_in_place_of_keys(tmp_path: Path
             "bucket": "agent-logs",
             "endpoint_url": cloud.address,
             "region": "eu-west-1",
-            "identity": {"role_arn": role, "token_file": str(token), "endpoint": cloud.address},
+            "identity": {"role_arn": role, "endpoint": cloud.address},
         }
     )
     await S3Bucket(section).put("a.jsonl", b"x")
@@ -122,7 +126,7 @@ async def test_a_role_gives_access_to_the_bucket_in_place_of_keys(tmp_path: Path
     assert f"Credential={ROLE_KEY_ID}/" in headers["authorization"]
     assert headers["x-amz-security-token"] == "session-4242"
     token.unlink()
-    with pytest.raises(StoreError, match=r"identity\.token_file: .*/token does not exist"):
+    with pytest.raises(StoreError, match=r"identity: .*/token does not exist"):
         await S3Bucket(section).put("b.jsonl", b"x")
 
 

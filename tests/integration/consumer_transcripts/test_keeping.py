@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.messages import fields_of
+from coding_agent_consumer.transcripts import store
 from coding_agent_consumer.transcripts.store import Transcripts
 from coding_agent_consumer.transcripts.transcript import Scrub, Transcript, read
 from coding_agent_core.platforms.facts import ItemKind
@@ -40,9 +41,15 @@ STEPS: list[ModelMessage] = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transcripts are uploaded every moment."""
+    monkeypatch.setattr(store, "UPLOAD_S", 0.05)
+
+
 def storage(s3: S3Server | None = None, **changes: Any) -> ContextStorage:
     section = {"s3": s3.settings()} if s3 else {}
-    return ContextStorage.model_validate({"upload_interval": 0.05, **section, **changes})
+    return ContextStorage.model_validate({**section, **changes})
 
 
 def opened(kept: ContextStorage, base: Path, attempt: int = 1, *, uuid: str = "uuid-1") -> Transcripts:

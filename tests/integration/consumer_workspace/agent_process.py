@@ -47,12 +47,14 @@ def closed_ancestor(path: str) -> str | None:
 
 
 async def work(wish: dict[str, Any]) -> dict[str, Any]:
-    settings = WorkspaceSettings(
-        isolation=wish["isolation"], base_dir=Path(wish["base_dir"]), command_timeout=wish.get("timeout", 60)
-    )
+    settings = WorkspaceSettings(isolation=wish["isolation"], command_timeout=wish.get("timeout", 60))
     outputs = []
     async with (
-        launch_workspace(settings, hidden=[Path(path) for path in wish["hidden"]]) as workspace,
+        launch_workspace(
+            settings,
+            hidden=[Path(path) for path in wish["hidden"]],
+            base_dir=Path(wish["base_dir"]),
+        ) as workspace,
         gateways(wish.get("upstream")) as credentials,
     ):
         socket = str(getattr(workspace, "_path"))  # noqa: B009 - a private one, for the trials

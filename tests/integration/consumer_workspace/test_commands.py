@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.workspace import launch
 from coding_agent_consumer.workspace.framing import END_SECONDS
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import living_parents
@@ -29,14 +30,12 @@ both = pytest.mark.parametrize("workspace", [Isolation.NAMESPACES, Isolation.NON
 
 
 @pytest.fixture
-async def workspace(request: pytest.FixtureRequest, base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
-    settings = WorkspaceSettings(
-        isolation=getattr(request, "param", Isolation.NONE),
-        base_dir=base_dir,
-        command_timeout=120,
-        output_limit=LIMIT,
-    )
-    async with launch_workspace(settings) as client:
+async def workspace(
+    request: pytest.FixtureRequest, base_dir: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Workspace]:
+    monkeypatch.setattr(launch, "OUTPUT_LIMIT", LIMIT)
+    settings = WorkspaceSettings(isolation=getattr(request, "param", Isolation.NONE), command_timeout=120)
+    async with launch_workspace(settings, base_dir=base_dir) as client:
         await client.seed(bundle, "work")
         yield client
 
@@ -159,15 +158,15 @@ async def test_hanging_up_ends_the_command(workspace: Workspace) -> None:
 async def test_a_folder_too_long_for_a_socket_is_named_with_the_setting(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
-    with pytest.raises(WorkspaceGoneError, match=r"too long.*consumer\.workspace\.base_dir"):
-        async with launch_workspace(WorkspaceSettings(base_dir=deep)):
+    with pytest.raises(WorkspaceGoneError, match=r"too long.*TMPDIR"):
+        async with launch_workspace(WorkspaceSettings(), base_dir=deep):
             pass
     assert list(deep.iterdir()) == []
 
 
 async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -> None:
     mark = f"98765.{os.getpid()}"
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         running = asyncio.create_task(client.run(f"sleep {mark}"))
         await runs(mark)
     with pytest.raises(WorkspaceGoneError):
@@ -177,7 +176,7 @@ async def test_the_end_of_the_workspace_ends_a_running_command(base_dir: Path) -
 
 async def test_in_namespaces_a_command_cannot_end_the_server(base_dir: Path) -> None:
     async with launch_workspace(
-        WorkspaceSettings(base_dir=base_dir, isolation=Isolation.NAMESPACES)
+        WorkspaceSettings(isolation=Isolation.NAMESPACES), base_dir=base_dir
     ) as client:
         await client.run("kill -9 1; kill -9 -1; kill -STOP 1; kill -TERM 1")
         assert (await client.run("echo alive")).output == "alive\n"

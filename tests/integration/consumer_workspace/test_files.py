@@ -17,7 +17,7 @@ from tests.integration.consumer_workspace.git_server import git
 
 @pytest.fixture
 async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         await client.seed(bundle, "work")
         yield client
 
@@ -232,7 +232,7 @@ async def test_a_trap_for_that_search_finds_nothing_and_ends(workspace: Workspac
 
 async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk")
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         with pytest.raises(WorkspaceRequestError, match="no repository yet"):
             await client.diff()
         with pytest.raises(WorkspaceRequestError):
@@ -249,7 +249,7 @@ async def test_a_bundle_that_cannot_be_kept_is_refused_whatever_of_it_was_read(
 ) -> None:
     large = tmp_path / "large"
     large.write_bytes(bytes(8 * 2**20))  # more than fits between the two while nobody reads
-    async with launch_workspace(WorkspaceSettings(base_dir=base_dir)) as client:
+    async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         root = '"$(cd .. && pwd)"'
         assert (await client.run(f"chmod 555 {root}")).exit_code == 0
         with pytest.raises(WorkspaceRequestError, match="cannot do that"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.workspace import launch
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import ProcessSpec, WorkspaceGoneError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
@@ -26,8 +27,8 @@ class Container:
     root: Path
     temporary: Path
 
-    def settings(self, start_timeout: float = 60) -> WorkspaceSettings:
-        return WorkspaceSettings(gate=self.folder, start_timeout=start_timeout)
+    def settings(self) -> WorkspaceSettings:
+        return WorkspaceSettings(gate=self.folder)
 
     def left(self) -> list[str]:
         return [entry for place in (self.root, self.temporary) for entry in os.listdir(place)]
@@ -173,13 +174,15 @@ async def test_a_killed_consumer_leaves_the_workspace_free_for_the_next(
 
 
 async def test_a_second_task_waits_for_its_turn_and_says_so_if_it_never_comes(
-    container: Container, bundle: Path
+    container: Container, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with launch_workspace(container.settings()) as first:
         await first.seed(bundle, "work")
-        with pytest.raises(WorkspaceGoneError, match="is serving another task"):
-            async with launch_workspace(container.settings(0.5)):
-                pass
+        with monkeypatch.context() as hasty:
+            hasty.setattr(launch, "START_S", 0.5)
+            with pytest.raises(WorkspaceGoneError, match="is serving another task"):
+                async with launch_workspace(container.settings()):
+                    pass
         waiting = asyncio.create_task(seeded(container, bundle))
     await asyncio.wait_for(waiting, 60)
 

@@ -26,13 +26,13 @@ async def process(tmp_path: Path) -> AsyncIterator[WorkspaceProcess]:
     made = WorkspaceProcess(tmp_path)
     made.fresh()
     # Here it is waited for, so that the tests' own limits are those of a restart alone.
-    await connect_sidecar(WorkspaceSettings(start_timeout=60), made.socket)
+    await connect_sidecar(WorkspaceSettings(), made.socket)
     yield made
     made.end()
 
 
 async def test_a_restart_may_take_as_long_as_the_kubelets_longest_backoff(process: WorkspaceProcess) -> None:
-    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=SHORT), process.socket)
+    workspace = await connect_sidecar(WorkspaceSettings(), process.socket)
     assert workspace.restart_patience > LONGEST_BACKOFF
     for _ in range(2):
         restarting = asyncio.create_task(asyncio.to_thread(process.restart_when_ended))
@@ -54,7 +54,7 @@ async def test_one_that_does_not_come_back_is_given_up(process: WorkspaceProcess
 async def test_an_answer_that_does_not_come_is_not_called_an_end(
     process: WorkspaceProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60, command_timeout=30), process.socket)
+    workspace = await connect_sidecar(WorkspaceSettings(command_timeout=30), process.socket)
     await workspace.run("echo kept > kept.md")
     monkeypatch.setattr(
         workspace_client, "_GRACE_SECONDS", -29.0
@@ -68,7 +68,7 @@ async def test_an_answer_that_does_not_come_is_not_called_an_end(
 
 
 async def test_an_edit_that_was_cut_off_is_to_be_looked_at(process: WorkspaceProcess) -> None:
-    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60), process.socket)
+    workspace = await connect_sidecar(WorkspaceSettings(), process.socket)
     await workspace.write_file("a.md", "a\n")
     process.end()
     restarting = asyncio.create_task(asyncio.to_thread(process.restart_when_ended))

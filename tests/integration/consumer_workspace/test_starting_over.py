@@ -83,7 +83,7 @@ def bundle(tmp_path: Path) -> Path:
 
 async def fake(process: WorkspaceProcess, bundle: Path, way: str) -> tuple[Workspace, str]:
     """A workspace in which code of the commit ran, and what the check tells of the commit itself."""
-    workspace = await connect_sidecar(WorkspaceSettings(start_timeout=60), process.socket)
+    workspace = await connect_sidecar(WorkspaceSettings(), process.socket)
     await workspace.start_over(bundle, "main")
     clean = (await workspace.run(CHECK)).output
     assert clean.startswith("1\n")

@@ -26,10 +26,8 @@ PATIENCE = 60.0
 
 @pytest.fixture
 async def workspace(request: pytest.FixtureRequest, base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
-    settings = WorkspaceSettings(
-        isolation=getattr(request, "param", Isolation.NONE), base_dir=base_dir, command_timeout=1
-    )
-    async with launch_workspace(settings) as client:
+    settings = WorkspaceSettings(isolation=getattr(request, "param", Isolation.NONE), command_timeout=1)
+    async with launch_workspace(settings, base_dir=base_dir) as client:
         await client.seed(bundle, "work")
         yield client
 

@@ -154,7 +154,8 @@ def test_a_poller_goes_on_with_the_next_token_of_the_forge(place: Place, start_s
     mount = MountedSecret(place.folder / "forge-token", {"token": BOT_TOKEN})
     system.sections = {
         "github": {"personal_access_token": mount.files("token")},
-        "scheduling": {"interval": 1, "http_port": 0},
+        "scheduling": {"interval": 1},
+        "development": {"http_port": 0},
     }
     program = system.start(
         "--mode",

@@ -182,9 +182,9 @@ def start_queues(
     sections: dict[str, Any] = {
         "consumer": {
             "concurrency": concurrency,
-            "cancel_check_interval": GRACE,
             "workspace": {"isolation": "none"},
         },
+        "development": {"cancel_check_interval": GRACE},
         "webhook": {"github": {"secret": QUEUE_SECRET}, "gitlab": {"token": QUEUE_SECRET}},
     }
     for forge in forges:
@@ -295,8 +295,7 @@ def start_kubernetes(
     config = folder / f"reporter-{os.urandom(3).hex()}.yaml"
     own = {
         "operator": {"namespace": namespace},
-        "reporter": {"grace": GRACE},
-        "development": {**QUICK_REPORTER, "check_interval": 2.0},
+        "development": {**QUICK_REPORTER, "grace": GRACE, "check_interval": 2.0},
     }
     config.write_text(yaml.safe_dump({**sections, **own}))
     reporter = Reporter(reporter_account(plane, namespace, folder), config).start()

@@ -19,7 +19,7 @@ import yaml
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
-from coding_agent_operator.jobs.pod_spec import init_container
+from coding_agent_operator.jobs.pod_spec import command_of, init_container
 
 from tests.fixtures.system import until
 
@@ -38,7 +38,7 @@ def entry_point(image: str) -> list[str]:
     raise AssertionError(f"no stage is called {image}")
 
 
-ATTEMPT = [word.replace("/app/", f"{ROOT}/") for word in JobTemplate().command]
+ATTEMPT = [word.replace("/app/", f"{ROOT}/") for word in command_of("attempt")]
 _WORKSPACE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["workspace"]
 GATE = [*_WORKSPACE["entrypoint"], "--folder", "gate", "--root", "files"]
 COPY = init_container("program", JobTemplate(), ("program", "program"), {}, ())["command"]

@@ -79,7 +79,7 @@ def test_webhook_redelivery_and_poll_together_make_one_task(
 def test_consumer_and_producer_serve_their_metrics(start: Start) -> None:
     system = start("github", slow(0))
     place = {"http_host": "127.0.0.1", "http_port": 0}
-    system.sections = over(system.sections, {"consumer": place, "scheduling": place})
+    system.sections = over(system.sections, {"development": place})
     system.put_label(1)
     producer = system.start("--mode", "producer", "--loop")
     consumer = system.start_consumer()

@@ -36,6 +36,7 @@ QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "http_port": 0,
     "forge_limits": False,
+    "grace": 1.0,
     "forge_retry": 0.1,
     "forge_retry_max": 0.5,
     "outage_shown_after": 0.3,
@@ -43,8 +44,6 @@ QUICK: dict[str, Any] = {
     "check_interval": 0.5,
 }
 """Delays short enough for a test, and no limits, in the section `development`."""
-QUICK_GRACE = 1.0
-"""Of the section `reporter`."""
 SEED = {
     "users": [
         {"login": "alice", "token": "alice-token", "admin": True},
@@ -257,13 +256,13 @@ class World:
 
     def config(self, **given: Any) -> Path:
         """A file with settings of the section `reporter`, and others of `development`."""
-        own = {name: given.pop(name) for name in ("grace", "forge_share") if name in given}
+        own = {name: given.pop(name) for name in ("forge_share",) if name in given}
         file = self.folder / f"config-{os.urandom(3).hex()}.yaml"
         token = {"personal_access_token": BOT_TOKEN}
         settings = {
             self.flavour: {"api_url": self.api_url or self.forge.api_url, "failed_label": FAILED, **token},
             "operator": {"namespace": self.namespace},
-            "reporter": {"grace": QUICK_GRACE, **own},
+            "reporter": own,
             "development": {**QUICK, **given},
             **self.sections,
         }

@@ -13,12 +13,12 @@ from tests.integration.rabbitmq.steps import HASTE, QUICK, Queue
 
 @pytest.fixture
 def settings(rabbitmq: Broker, rabbitmq_queue: str) -> RabbitMQ:
-    return RabbitMQ(host=rabbitmq.host, port=rabbitmq.port, queue=rabbitmq_queue, publish_timeout=60)
+    return RabbitMQ(host=rabbitmq.host, port=rabbitmq.port, queue=rabbitmq_queue)
 
 
 @pytest.fixture
 async def sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
-    sink = RabbitMQSink(settings)
+    sink = RabbitMQSink(settings, publish_timeout=60)
     yield sink
     await sink.aclose()
 
@@ -26,7 +26,7 @@ async def sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
 @pytest.fixture
 async def hasty_sink(settings: RabbitMQ) -> AsyncIterator[RabbitMQSink]:
     """A sink that gives up after three seconds."""
-    sink = RabbitMQSink(settings.model_copy(update={"publish_timeout": HASTE}))
+    sink = RabbitMQSink(settings, publish_timeout=HASTE)
     yield sink
     await sink.aclose()
 

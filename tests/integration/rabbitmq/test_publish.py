@@ -112,10 +112,8 @@ async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
 
 
 async def test_a_wrong_password_is_told_without_it(settings: RabbitMQ) -> None:
-    wrong = RabbitMQ.model_validate(
-        settings.model_dump() | {"password": "not-this-one", "publish_timeout": HASTE}
-    )
-    sink = RabbitMQSink(wrong)
+    wrong = RabbitMQ.model_validate(settings.model_dump() | {"password": "not-this-one"})
+    sink = RabbitMQSink(wrong, publish_timeout=HASTE)
     with pytest.raises(QueueUnavailableError) as error:
         await sink.submit(request())
     assert "ACCESS_REFUSED" in str(error.value)
@@ -137,7 +135,7 @@ async def test_a_connection_that_died_without_a_sign_costs_time_and_not_the_task
     async with Relay(rabbitmq) as relay:
         # Half of the time for the dead connection; the other half holds a new one on a busy machine too.
         budget = 3 * HASTE
-        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port, "publish_timeout": budget}))
+        sink = RabbitMQSink(settings.model_copy(update={"port": relay.port}), publish_timeout=budget)
         try:
             await sink.submit(request(1))
             relay.silence()

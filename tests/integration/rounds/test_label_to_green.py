@@ -37,7 +37,7 @@ from tests.integration.operator.world import OperatorProcess
 from tests.integration.operator.world import account as operator_account
 from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.process import account as reporter_account
-from tests.integration.operator_reporter.world import QUICK, QUICK_GRACE
+from tests.integration.operator_reporter.world import QUICK
 
 US, FILE = "coding-agent-bot", "answer.txt"
 ROUNDS = {"enabled": True, "interval": 3600, "checks_quiet": 0, "review_quiet": 0}
@@ -162,7 +162,6 @@ def story(
                 {
                     **sections,
                     "operator": {"namespace": namespace},
-                    "reporter": {"grace": QUICK_GRACE},
                     "development": QUICK,
                 }
             )

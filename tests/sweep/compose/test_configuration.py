@@ -151,7 +151,7 @@ def test_a_secret_is_a_value_or_a_file_and_a_runner_has_an_image(
     settings = settings_of(project, "task-consumer")
     assert settings.consumer.runner is RunnerName.CODEX
     assert settings.gateway.host == "gateway"
-    assert settings.consumer.http_host == "127.0.0.1", "the workspace shares a network with the consumer"
+    assert settings.consumer.workspace.gate, "so metrics are served on loopback alone"
     assert settings.consumer.concurrency == 1, "the workspace serves one task at a time"
     bridge = ip_address("172.18.0.5")  # Docker takes its networks out of these by itself
     assert any(bridge in network for network in networks(settings.webhook.trusted_proxies))

@@ -107,7 +107,8 @@ def running(
             "webhook": {"server": {"host": "127.0.0.1", "port": 0}, "gitea": {"secret": SECRET}},
             "llm": {"openai": {"base_url": model.base_url, "model": "scripted"}, "max_retries": 1},
             "context_storage": {"base_dir": str(folder / "contexts")},
-            "consumer": {"cancel_check_interval": 0.2, "workspace": {"isolation": "none"}},
+            "consumer": {"workspace": {"isolation": "none"}},
+            "development": {"cancel_check_interval": 0.2},
             "rounds": {"enabled": True, "interval": 2, "checks_quiet": 0, "review_quiet": 0},
             "scheduling": {"interval": 3600},
         } | sections

@@ -57,13 +57,14 @@ def test_the_schema_knows_every_value_and_no_other() -> None:
 
 def test_the_upgrade_notes_list_every_setting_that_moved() -> None:
     text = (ROOT / "docs" / "operations" / "index.md").read_text()
-    listed = dict(re.findall(r"^\| `([a-zA-Z_.]+)` \| (.*) \|$", text, re.MULTILINE))
+    listed = dict(re.findall(r"^\| `([a-zA-Z0-9_.]+)` \| (.*) \|$", text, re.MULTILINE))
     moved = yaml.safe_load((CHART / "files" / "moved.yaml").read_text())
     assert listed == moved
     schema = json.loads((CHART / "values.schema.json").read_text())
     for old in moved:
         node = schema
         for part in old.split("."):
+            node = next((one for one in node.get("anyOf", ()) if "$ref" in one), node)
             node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
             if not node:
                 break

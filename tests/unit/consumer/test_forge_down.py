@@ -153,7 +153,7 @@ def test_an_asked_wait_is_kept_spread_and_capped(asked: float | None, least: flo
 @pytest.mark.parametrize("error", [ForgeUnavailableError("down"), RuntimeError("a bug")])
 async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
     """While an attempt works, its consumer checks again and again whether it is still wanted."""
-    settings = Settings.model_validate({"consumer": {"cancel_check_interval": 0.01}})
+    settings = Settings.model_validate({"development": {"cancel_check_interval": 0.01}})
     handler = TaskHandler(settings, {}, UNUSED, asyncio.Event())
     withdrawn = WithdrawnWork("The label was removed.", WithdrawalCause.UNLABELED)
     answers: list[Exception | WithdrawnWork | None] = [error, None, withdrawn]

@@ -51,8 +51,13 @@ class Cloud:
             self.asked.append(request)
             return self.answer(request)
 
-        settings = Identity(**given, token_file=self.file)
-        return WorkloadIdentity(settings, clock=lambda: self.now, transport=httpx.MockTransport(handle))
+        settings = Identity(**given)
+        return WorkloadIdentity(
+            settings,
+            clock=lambda: self.now,
+            transport=httpx.MockTransport(handle),
+            token_file=self.file,
+        )
 
     def form(self, number: int = 0) -> dict[str, str]:
         return {name: value for name, [value] in parse_qs(self.asked[number].content.decode()).items()}
@@ -175,7 +180,7 @@ async def test_no_answer_no_file_and_no_field_are_said(tmp_path: Path) -> None:
     with pytest.raises(TokenError, match="does not answer: ConnectError"):
         await cloud.identity(AWS).token()
     cloud.file.unlink()
-    with pytest.raises(TokenError, match=r"token_file: .* cannot be read .* operator.job.pod_template"):
+    with pytest.raises(TokenError, match=r"gateway.identity: .* cannot be read .* operator.job.pod_template"):
         await cloud.identity(AWS).token()
 
 

@@ -64,7 +64,7 @@ async def test_a_source_waits_for_an_iterator_that_is_closing_its_connection(bro
 
 async def test_a_submit_under_way_when_its_sink_closes_is_unavailable(broker: Broker) -> None:
     broker.release.set()
-    sink = RabbitMQSink(RabbitMQ(publish_timeout=60))
+    sink = RabbitMQSink(RabbitMQ(), publish_timeout=60)
     submitting = asyncio.create_task(sink.submit(asked()))
     assert await happens(broker.asked)
     async with asyncio.timeout(60):

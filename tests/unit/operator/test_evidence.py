@@ -381,7 +381,7 @@ def test_an_evidence_pod_has_no_agent_no_key_and_nothing_of_an_attempt() -> None
 
 
 def test_a_token_that_can_only_read_replaces_the_attempts() -> None:
-    made = built(verify_credentials=[TOKEN | {"secret": "read-only"}])
+    made = built(credentials=[TOKEN, TOKEN | {"secret": "read-only", "evidence": True}])
     [volume] = [one for one in made["spec"]["template"]["spec"]["volumes"] if one["name"] == "credentials"]
     assert [one["secret"]["name"] for one in volume["projected"]["sources"]] == ["read-only"]
 

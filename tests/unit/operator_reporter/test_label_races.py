@@ -25,7 +25,6 @@ from coding_agent_core.reporting.comment import Links
 from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.admission import announcement, works
 from coding_agent_core.task.agenttask import LABEL_REPORTED, AgentTask, Condition
 from coding_agent_core.task.agenttask_patches import conditions_patch
@@ -213,8 +212,7 @@ class LabelRace:
             links=Links("https://github.com", "coding-agent/"),
             tasks=self.server,  # type: ignore[arg-type]
             sink=SimpleNamespace(submit=self.submit),
-            settings=Reporter(grace=GRACE),
-            clocks=Development(),
+            clocks=Development(grace=GRACE),
             clock=lambda: self.server.now,
             monotonic=self.seconds,
         )

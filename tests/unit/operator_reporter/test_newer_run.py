@@ -12,7 +12,6 @@ import pytest
 from coding_agent_core.forge.values import ItemState
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.reporting.comment import Links, read_state
-from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.agenttask import AgentTask, manifest
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
 from coding_agent_forges.rest.calls import Read
@@ -86,7 +85,7 @@ def schedules() -> Iterable[tuple[tuple[int, ...], ...]]:
 async def test_the_comment_does_not_go_back_to_a_run_that_is_being_stopped(restarts: bool) -> None:
     for schedule in schedules():
         forge, stored, memories = LabeledForge(), Stored(), dict[int, TaskMemory]()
-        parts: dict[str, Any] = {"tasks": stored, "settings": Reporter()}
+        parts: dict[str, Any] = {"tasks": stored}
         context = replace(looks(forge).context, links=Links("https://github.com", "coding-agent/"), **parts)
         shown = 0
         for step, numbers in zip(STEPS, schedule, strict=True):
@@ -105,7 +104,7 @@ async def test_the_comment_does_not_go_back_to_a_run_that_is_being_stopped(resta
 
 async def test_the_comment_goes_back_to_a_run_that_goes_on_working() -> None:
     forge, stored = LabeledForge(), Stored()
-    parts: dict[str, Any] = {"tasks": stored, "settings": Reporter()}
+    parts: dict[str, Any] = {"tasks": stored}
     context = replace(looks(forge).context, links=Links("https://github.com", "coding-agent/"), **parts)
     found = []
     for step, number in [({1: WORKS}, 1), ({1: WORKS, 2: WORKS}, 2), ({1: WORKS, 2: OVER}, 1)]:

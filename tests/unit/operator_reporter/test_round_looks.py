@@ -15,7 +15,6 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.reporting.comment import Links, State, comment, read_state
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.task.admission import StoredLook
 from coding_agent_core.task.agenttask import (
@@ -60,7 +59,7 @@ class NoTasks:
 def looks(forge: FakeForge) -> ReporterScans:
     parts: dict[str, Any] = {"forge": forge, "tasks": NoTasks(), "links": None, "sink": None}
     clock: dict[str, Any] = {"clock": lambda: NOON, "monotonic": lambda: 0.0}
-    context = ForgeContext(labels=Labels(), settings=Reporter(), clocks=Development(), **parts, **clock)
+    context = ForgeContext(labels=Labels(), clocks=Development(), **parts, **clock)
     return ReporterScans(context, Rounds(enabled=True), "coding-agent/", lambda _key: None)
 
 
@@ -297,7 +296,7 @@ async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
     """After three changes in a row the look ends, because then not a change is the problem."""
     changes = [change_of(RED, number) for number in (8, 9, 10, 11)]
     tasks, looked = Tasks(), looks(FakeForge(*changes))
-    parts: dict[str, Any] = {"sink": BrokenSink(), "tasks": tasks, "settings": Reporter()}
+    parts: dict[str, Any] = {"sink": BrokenSink(), "tasks": tasks}
     looked.context = replace(looked.context, **parts)
     with pytest.raises(KeyError):
         await looked.look()
@@ -324,7 +323,7 @@ async def test_a_new_comment_that_has_to_wait_holds_back_no_other_change(kind: R
     forge, sink = FullForge(*waiting, change_of(RED, 12)), Sink()
     forge.kind = kind
     looked = looks(forge)
-    looked.context = replace(looked.context, sink=cast("Any", sink), settings=Reporter())
+    looked.context = replace(looked.context, sink=cast("Any", sink))
     if kind is RequestKind.CREATE:
         assert await looked.look() <= 1800.0
         assert looked._changes.left_out.keys() == {identity_hash(one.item.identity) for one in waiting}
@@ -383,7 +382,7 @@ async def test_a_rerun_that_could_not_be_shown_is_shown_by_a_later_look(has_run:
     looked = looks(forge)
     tasks = OneRun(run_of(INFRASTRUCTURE.item, 1, is_reported=True)) if has_run else NoTasks()
     parts: dict[str, Any] = {"tasks": tasks, "links": Links("https://github.com", "coding-agent/")}
-    looked.context = replace(looked.context, settings=Reporter(), **parts)
+    looked.context = replace(looked.context, **parts)
     looked._changes.monotonic = lambda: now
     await looked.look()
     assert looked._changes.left_out
@@ -403,7 +402,6 @@ async def test_rounds_that_could_not_be_shown_on_the_issue_are_shown_by_a_later_
     first = State(uuid="uid-1", phase=Phase.SUCCEEDED, change_url=snapshot.url, branch="coding-agent/issue-7")
     forge.comments[ItemKind.ISSUE, 7] = before = comment(reports.report(first))
     looked = looks(forge)
-    looked.context = replace(looked.context, settings=Reporter())
     looked._changes.monotonic = lambda: now
     await looked.look()
     assert forge.comments[ItemKind.ISSUE, 7] == before
@@ -559,7 +557,7 @@ class RacingForge(FakeForge):
 
 async def looked_at(forge: RacingForge, race: Race) -> None:
     looked = looks(forge)
-    parts: dict[str, Any] = {"tasks": race, "settings": Reporter()}
+    parts: dict[str, Any] = {"tasks": race}
     race.context = looked.context = replace(
         looked.context, links=Links("https://github.com", "coding-agent/"), **parts
     )

@@ -70,6 +70,9 @@ _OVERHEAD = 2_000
 """Estimated tokens of instructions and tools, until the service reports those of the first request."""
 _MAX_REJECTIONS = 3
 """The conversation may be refused as too long this many times in a row before we give up."""
+MAX_TOOL_ERRORS = 3
+"""Errors of one tool in a row that end the attempt. A model that did not
+understand two of them repeats itself."""
 _MAX_REFUSED_CHANGES = 2
 """The model is asked this often to fix work that cannot be taken over. Then the attempt ends with it."""
 _TOO_LONG_ANSWER = (
@@ -284,7 +287,7 @@ class _Conversation:
         self._rounds.append(latest)
         outcome = reached(
             self._rounds,
-            tool_errors=self.settings.consumer.max_tool_errors,
+            tool_errors=MAX_TOOL_ERRORS,
             setting=self.spec.setting,
         )
         if outcome is not None:

@@ -40,6 +40,8 @@ _logger = logging.getLogger("coding_agent.attempt")
 
 _RETRIES = RetryPolicy(tries=5, total=20.0, first_wait=0.5, longest_wait=4.0)
 """A new pod's first connections can fail: a lost DNS packet costs 5 s, and network policies apply late."""
+_ANSWER_S = 5.0
+"""Seconds to wait for one answer of the service, which reads a file."""
 _URL: TypeAdapter[HttpUrl] = TypeAdapter(HttpUrl)
 _SHOWN_PROBLEMS = 3
 _SHOWN_KEY = 80
@@ -147,7 +149,7 @@ async def settings_for(
     key = Secrets(api.api_key).first()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(timeout=api.timeout, transport=transport) as client:
+        async with httpx.AsyncClient(timeout=_ANSWER_S, transport=transport) as client:
 
             async def ask() -> httpx.Response:
                 url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"

@@ -22,12 +22,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import httpx
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.settings.llm import Identity
+from coding_agent_core.settings.llm import IDENTITY_TOKEN, Identity
 from coding_agent_core.task.model import parse_time
 
 from coding_agent_consumer.gateway.wire_formats import Route, WireFormat, credential_header
@@ -55,12 +56,14 @@ class WorkloadIdentity:
     Attributes:
         clock: returns the current time, with its time zone.
         transport: replaces the network in tests.
+        token_file: has the token of the pod's ServiceAccount.
         current: the last token; empty before the first one.
     """
 
     identity: Identity
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     transport: httpx.AsyncBaseTransport | None = None
+    token_file: Path = IDENTITY_TOKEN
     current: str = field(default="", repr=False)
     _until: datetime = _NEVER
     _fetching: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -84,10 +87,10 @@ class WorkloadIdentity:
 
     async def _fetch(self, now: datetime) -> tuple[str, datetime]:
         try:
-            subject = self.identity.token_file.read_text(encoding="ascii").strip()
+            subject = self.token_file.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as error:
             raise TokenError(
-                f"gateway.identity.token_file: {self.identity.token_file} cannot be read "
+                f"gateway.identity: {self.token_file} cannot be read "
                 f"({type(error).__name__}): mount a token of the pod's ServiceAccount into `agent` with "
                 "operator.job.pod_template"
             ) from error

@@ -75,6 +75,8 @@ _GRACE = 60.0
 """Seconds after a stop in which the work so far can still be pushed."""
 _SHOWING_TRIES = 10
 """Further deliveries after the last attempt to show a task's end while the forge refuses that."""
+_LONGEST_DELAY_S = 600.0
+"""Longest delay before an attempt. RabbitMQ rounds delays up, by a quarter at most."""
 _OVERTIME = 600.0
 """Seconds beyond an attempt's time in which its finished work can still be pushed."""
 
@@ -480,7 +482,7 @@ class TaskHandler:
             while True:
                 # A webhook may be missed, so the consumer looks for itself whether the label is still
                 # there.
-                await self.clock.sleep(self.settings.consumer.cancel_check_interval)
+                await self.clock.sleep(self.settings.development.cancel_check_interval)
                 try:
                     reason = await task.check(hands_off)
                 except ForgeNotFoundError as error:
@@ -554,10 +556,11 @@ class TaskHandler:
             raise TaskStoppedError
 
     def _delay(self, attempt: int, asked: float | None) -> float:
-        consumer = self.settings.consumer
-        own = backoff(attempt, consumer.retry_delay, consumer.retry_delay_max, self.clock.chance())
+        clocks = self.settings.development
+        longest = _LONGEST_DELAY_S if clocks.retry_delay_max is None else clocks.retry_delay_max
+        own = backoff(attempt, clocks.retry_delay, longest, self.clock.chance())
         # Whoever asks for a longer wait knows when an answer is possible again.
-        return max(own, asked_wait(asked or 0.0, consumer.retry_delay_max, self.clock.chance()))
+        return max(own, asked_wait(asked or 0.0, longest, self.clock.chance()))
 
 
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:

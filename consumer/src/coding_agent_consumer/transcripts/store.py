@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, TypeVar
 from coding_agent_core.errors import StoreError
 from coding_agent_core.platforms.text import last_lines
 from coding_agent_core.runtime.retry import Deadline
-from coding_agent_core.settings.connections import S3, ContextStorage
+from coding_agent_core.settings.connections import BUCKET_TOKEN, S3, ContextStorage
 from coding_agent_core.settings.section import Secrets
 from coding_agent_core.task.attempts import MAX_TAIL, Outcome, attempt_of_key, folder_of, transcript_key
 from coding_agent_core.task.model import Item
@@ -47,6 +47,13 @@ _EARLIER = 3
 """The recap covers this many earlier attempts, the newest ones."""
 _GIVE_UP = 5
 """After this many failed uploads in a row, the attempt does not try again until its end."""
+UPLOAD_S = 15.0
+"""Seconds between two uploads of a running attempt's transcript. Each one sends the whole file again."""
+_LAST_TRIES = 3
+"""Tries of the last upload, for which the time of the attempt's end is the limit too."""
+_REQUEST_S = 30.0
+"""Seconds for one request. A large transcript is sent in parts of 5 MB, one request for each, so 1.5
+Mbit/s are enough."""
 _PAUSE = 1.0
 """Seconds between two tries of the last upload."""
 _TAIL = 1500
@@ -180,7 +187,7 @@ class Transcripts:
         failures = 0
         # After so many failures in a row, only the last upload is tried.
         while bucket is not None and failures < _GIVE_UP:
-            await self.sleep(self.storage.upload_interval * 2**failures)
+            await self.sleep(UPLOAD_S * 2**failures)
             try:
                 await self._upload(path, bucket)
                 failures = 0
@@ -208,7 +215,7 @@ class Transcripts:
             await asyncio.wait({self._putting}, timeout=within)
             if self._putting.done():
                 self._putting.exception()  # only the upload below matters now
-        for _ in range(self.storage.s3.max_retries + 1):
+        for _ in range(_LAST_TRIES):
             left = deadline.left
             bucket = self._bucket(left) if left > 0 else None
             if bucket is None:
@@ -294,7 +301,7 @@ class S3Bucket:
         """Prepare; nothing is sent yet.
 
         Args:
-            timeout: seconds for one request, if less than `settings.timeout`.
+            timeout: seconds for one request, if less than `_REQUEST_S`.
 
         Raises:
             StoreError: the settings are invalid.
@@ -303,7 +310,7 @@ class S3Bucket:
         from obstore.store import S3Store  # noqa: PLC0415
 
         self._name = f"the bucket {settings.bucket}"
-        limit = timedelta(seconds=min(settings.timeout, timeout or settings.timeout))
+        limit = timedelta(seconds=min(_REQUEST_S, timeout or _REQUEST_S))
         client: ClientConfig = {"timeout": limit, "connect_timeout": limit}
         config: S3Config = {
             "region": settings.region,
@@ -319,16 +326,16 @@ class S3Bucket:
             config["access_key_id"] = key_id
             config["secret_access_key"] = secret
         if settings.identity is not None and settings.exchange is not None:
-            if not settings.identity.token_file.is_file():
+            if not BUCKET_TOKEN.is_file():
                 raise StoreError(
-                    f"{self._name} cannot be used: context_storage.s3.identity.token_file: "
-                    f"{settings.identity.token_file} does not exist; mount a token of the pod's "
+                    f"{self._name} cannot be used: context_storage.s3.identity: "
+                    f"{BUCKET_TOKEN} does not exist; mount a token of the pod's "
                     "ServiceAccount there"
                 )
             # The store asks STS for credentials itself, and again before they expire.
             config["role_arn"] = settings.identity.role_arn
             config["role_session_name"] = "coding-agent"
-            config["web_identity_token_file"] = str(settings.identity.token_file)
+            config["web_identity_token_file"] = str(BUCKET_TOKEN)
             # Its types have another name for this key, which the library itself (0.12.1) refuses.
             config["aws_endpoint_url_sts"] = settings.exchange  # type: ignore[typeddict-unknown-key]
         try:

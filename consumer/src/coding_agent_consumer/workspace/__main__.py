@@ -187,7 +187,7 @@ def _run_server(options: Options, isolation: str, parent: int, report: int, sess
             os.chdir(options.folders.tree)
         except PermissionError as error:
             raise PermissionError(
-                f"user {os.geteuid()} cannot access {options.folders.root}: set consumer.workspace.base_dir"
+                f"user {os.geteuid()} cannot access {options.folders.root}: set TMPDIR"
             ) from error
         linux.adopt_orphans()
         linux.die_with_parent()

@@ -25,6 +25,12 @@ from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 
 _logger = logging.getLogger("coding_agent.workspace")
 _START_SECONDS = 60.0
+START_S = 120.0
+"""A workspace's container must first answer within this time. On Kubernetes it starts before the agent's, so
+only its program is waited for; with Docker Compose, the task before it."""
+OUTPUT_LIMIT = 20_000
+"""Characters of one command's output that the model sees, from its start and end: about 5,000 tokens, so that
+several outputs fit into a context of 32,000. The whole output is in a file if the command writes one."""
 _RESTART_SECONDS = 360.0
 """A container must have restarted within this time. The kubelet's back-off grows to 300 s, its next check is
 up to 15 s later, and the container needs time to start."""
@@ -63,6 +69,7 @@ async def launch_workspace(
     hidden: Iterable[Path] = (),
     readable: Iterable[Path] = (),
     environment: Mapping[str, str] = MappingProxyType({}),
+    base_dir: Path | None = None,
 ) -> AsyncIterator[Workspace]:
     """Open the workspace behind `settings.socket` or `settings.gate`, or one in a new child process.
 
@@ -73,6 +80,7 @@ async def launch_workspace(
             folder; commands never see them, even below `/etc` or `/opt`.
         readable: toolchains outside the system's folders that commands can read.
         environment: variables for the commands. A sidecar does not get them, because it has its own.
+        base_dir: the folder for the workspace's own one; `None`: the system's temporary folder.
 
     Raises:
         WorkspaceGoneError: the workspace cannot be started with the isolation that the settings require.
@@ -90,13 +98,12 @@ async def launch_workspace(
         async with _enter_gate(settings, settings.gate, environment) as workspace:
             yield workspace
         return
-    base = None if settings.base_dir is None else str(settings.base_dir)
-    instance = await asyncio.to_thread(_make_instance, base)
+    instance = await asyncio.to_thread(_make_instance, base_dir)
     try:
         if len(os.fsencode(instance / "socket")) > _SOCKET_PATH:
             raise WorkspaceGoneError(
                 f"The workspace's folder {instance} is too long for a Unix socket: set "
-                "consumer.workspace.base_dir, or TMPDIR, to a shorter path."
+                "TMPDIR to a shorter path."
             )
         arguments = _arguments(instance, settings, [*_agent_folders(), *hidden], readable)
         arguments += [word for name in environment for word in ("--keep-env", name)]
@@ -114,7 +121,7 @@ async def launch_workspace(
             client = WorkspaceClient(
                 instance / "socket",
                 command_timeout=settings.command_timeout,
-                output_limit=settings.output_limit,
+                output_limit=OUTPUT_LIMIT,
             )
             with contextlib.closing(client):
                 await client.connect(_START_SECONDS)
@@ -135,20 +142,20 @@ async def connect_sidecar(
             end; `None`: the end of the session shows that all commands have ended too.
 
     Raises:
-        WorkspaceGoneError: the workspace does not answer within `settings.start_timeout`.
+        WorkspaceGoneError: the workspace does not answer within `START_S`.
     """
     client = WorkspaceClient(
         path,
         command_timeout=settings.command_timeout,
-        output_limit=settings.output_limit,
-        restart_patience=max(_RESTART_SECONDS, settings.start_timeout),
+        output_limit=OUTPUT_LIMIT,
+        restart_patience=_RESTART_SECONDS,
         restarts=restarts,
     )
-    await client.connect(settings.start_timeout)
+    await client.connect(START_S)
     return client
 
 
-def _make_instance(base: str | None) -> Path:
+def _make_instance(base: Path | None) -> Path:
     instance = Path(os.path.realpath(tempfile.mkdtemp(prefix="coding-agent-workspace-", dir=base)))
     # The workspace's user can pass through to its root, but cannot list or change this folder.
     instance.chmod(0o711)
@@ -164,7 +171,7 @@ def _arguments(
     arguments += ["--socket", str(instance / "socket"), "--root", str(instance / "root"), "--lifeline"]
     arguments += ["--remove", str(instance), "--isolation", settings.isolation.value]
     arguments += ["--command-timeout", str(settings.command_timeout)]
-    arguments += ["--output-limit", str(settings.output_limit)]
+    arguments += ["--output-limit", str(OUTPUT_LIMIT)]
     for path in [*python_installation(), *readable]:
         arguments += ["--readable", str(path)]
     for path in hidden:
@@ -252,13 +259,13 @@ async def _enter_gate(
     turn = _turns.setdefault(folder, asyncio.Lock())
     async with contextlib.AsyncExitStack() as stack:
         try:
-            async with asyncio.timeout(settings.start_timeout):
+            async with asyncio.timeout(START_S):
                 await stack.enter_async_context(turn)
-            async with asyncio.timeout(settings.start_timeout):
+            async with asyncio.timeout(START_S):
                 reader, writer, answer = await _connect_to_gate(folder / GATE, environment)
         except TimeoutError as error:
             raise WorkspaceGoneError(
-                f"No workspace behind {folder / GATE} within {settings.start_timeout:.0f} s: its container "
+                f"No workspace behind {folder / GATE} within {START_S:.0f} s: its container "
                 "is not running, or it is serving another task."
             ) from error
         stack.push_async_callback(_leave_gate, reader, writer)

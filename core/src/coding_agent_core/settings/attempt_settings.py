@@ -42,19 +42,13 @@ class WorkspaceSettings(Section):
     """Socket of a running workspace (the sidecar container); `None`: each task starts its own workspace."""
     gate: Path | None = None
     """Folder of a workspace container that serves one task after another (Docker Compose)."""
-    start_timeout: float = Field(default=120.0, gt=0)
-    """Seconds within which a running workspace must first answer."""
     isolation: Isolation = Isolation.AUTO
     """How commands are isolated from the agent on one machine."""
-    base_dir: Path | None = None
-    """Folder for workspaces; `None`: the system's temporary folder."""
     readable: tuple[Path, ...] = ()
     """For a workspace on the agent's machine: folders outside the system's that commands can read, such as a
     toolchain below a home folder. They cannot be below `/tmp`, because each workspace has its own."""
     command_timeout: float = Field(default=300.0, gt=0)
     """Time limit of one command in seconds, unless the model asks for less."""
-    output_limit: int = Field(default=20_000, gt=0)
-    """Maximum number of characters of one command's output that the model sees, from its start and end."""
 
 
 class Signing(StrEnum):
@@ -113,20 +107,6 @@ class Consumer(Section):
     """Seconds of wall-clock time for one attempt."""
     checkpoint_interval: float = Field(default=600.0, ge=0)
     """Seconds between two pushes of unfinished work, so that a killed attempt does not lose it; 0: never."""
-    retry_delay: float = Field(default=30.0, ge=0)
-    """Without Kubernetes: seconds before the second attempt; doubled for each further attempt, up to
-    `retry_delay_max`. With Kubernetes see `operator.policy.backoff_base`."""
-    retry_delay_max: float = Field(default=600.0, ge=0)
-    """Longest delay before an attempt, in seconds. RabbitMQ rounds delays up, by a quarter at most."""
-    http_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from outside of the container
-    """Address of `/metrics` in `--mode consumer`."""
-    http_port: int = Field(default=8081, ge=0, le=65535)
-    """Port of `/metrics` in `--mode consumer`."""
-    cancel_check_interval: float = Field(default=30.0, gt=0)
-    """Seconds between two checks of the item's labels; a task stops when the item has none of the bot's
-    labels."""
-    max_tool_errors: int = Field(default=3, gt=0)
-    """Consecutive errors of one tool that end the attempt."""
     branch_prefix: str = Field(default="coding-agent/", min_length=1)
     """Prefix of the name of every branch for an issue. For an issue, the agent pushes to no other branch."""
     commits: Commits = Commits()

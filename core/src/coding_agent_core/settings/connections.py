@@ -18,7 +18,8 @@ _PATTERN = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*(:[0-9]{{1,5}})?")
 
 
 class UserConfigApi(Section):
-    """The service of the per-user settings."""
+    """The service of the per-user settings. If it does not answer within 20 seconds, the common settings
+    apply, with a warning."""
 
     enabled: bool = False
     """Whether to ask the service for the settings of the person who applied the label."""
@@ -26,9 +27,6 @@ class UserConfigApi(Section):
     """Base URL of the service."""
     api_key: SecretField = SecretSettings()
     """API key of the service, sent as a Bearer token."""
-    timeout: float = Field(default=5.0, gt=0)
-    """Seconds to wait for one answer. The service is asked up to five times within 20 seconds; then the
-    common settings apply, with a warning."""
 
 
 class McpServer(Section):
@@ -52,14 +50,16 @@ class McpServer(Section):
         return self
 
 
+BUCKET_TOKEN = Path("/var/run/secrets/coding-agent.dev/bucket/token")
+"""The token that proves a `BucketIdentity`. The Helm chart mounts it, and only into the agent's container."""
+
+
 class BucketIdentity(Section):
     """An IAM role that may write to the bucket, in place of keys. The pod proves it with a token of its
     ServiceAccount, as STS describes for `AssumeRoleWithWebIdentity`."""
 
     role_arn: str = Field(pattern=r"^arn:[a-z-]+:iam::[0-9]{12}:role/[A-Za-z0-9+=,.@_/-]+$")
     """The role, for example `arn:aws:iam::123456789012:role/transcripts`."""
-    token_file: Path = Path("/var/run/secrets/coding-agent.dev/bucket/token")
-    """File with the token, which is mounted only into the agent's container. The Helm chart mounts it."""
     endpoint: str = Field(default="", pattern=r"^(https://[^/\s@]+/?)?$")
     """Address of STS, with `https://`; if empty, that of the bucket's region."""
 
@@ -84,10 +84,6 @@ class S3(Section):
     identity: BucketIdentity | None = None
     """Role to use in place of the two keys. `None`: the keys, or otherwise what the environment and the
     machine provide."""
-    timeout: float = Field(default=5.0, gt=0)
-    """Seconds for one request; large transcripts are sent in parts of 5 MB, one request for each."""
-    max_retries: int = Field(default=2, ge=0, le=10)
-    """Retries of the last upload."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -112,8 +108,6 @@ class ContextStorage(Section):
     """Folder of the transcripts: in a cluster a mounted volume, or a scratch folder if `s3` is set."""
     s3: S3 | None = None
     """Bucket that also receives transcripts, while an attempt runs and at its end."""
-    upload_interval: float = Field(default=15.0, gt=0)
-    """Minimum number of seconds between two uploads of a running attempt's transcript."""
     link: Url | None = None
     """Address at which people can read a transcript: `{key}` stands for its path below `base_dir` or the
     bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""

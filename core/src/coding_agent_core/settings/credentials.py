@@ -44,7 +44,7 @@ def credential_place(settings: Settings, setting: str) -> str:
     secrets = dict.fromkeys(
         f"the key `{entry.key}` of the Secret `{entry.secret}`"
         for entry in settings.operator.job.credentials
-        if entry.file in mounted
+        if entry.file in mounted and not entry.evidence
     )
     value = f"the chart's value `{CHART_VALUES[setting]}`"
     return f"{' or '.join(secrets)} ({value})" if secrets else value

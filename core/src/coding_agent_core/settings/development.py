@@ -40,6 +40,9 @@ class Development(Section):
     comment_interval: float = Field(default=60.0, gt=0)
     """Between two edits of a comment that only change the queue position. Each one counts against the forge's
     limit of writes."""
+    grace: float = Field(default=60.0, ge=0)
+    """For which labels may contradict their task before it is corrected: cancelled, or a new run starts.
+    People who correct a wrong label do so within a minute."""
     forge_retry: float = Field(default=2.0, gt=0)
     """Before the first retry while a forge does not answer. It doubles with each further retry."""
     forge_retry_max: float = Field(default=120.0, gt=0)
@@ -51,8 +54,8 @@ class Development(Section):
     forge_limits: bool = True
     """Whether the reporter keeps the limits that a forge documents, and its own; a sandbox has none."""
     cancel_check_interval: float = Field(default=30.0, gt=0)
-    """Without Kubernetes: between two checks of the labels of an item that is worked on. Each one is a
-    request, and a webhook stops the task at once anyway."""
+    """Without Kubernetes: between two checks of the labels of an item that is worked on; a task stops when
+    the item has none of ours. Each check costs a request."""
 
     def listen(self, usual: tuple[str, int]) -> tuple[str, int]:
         """Return the address and port to listen on, of which `usual` are the program's own."""

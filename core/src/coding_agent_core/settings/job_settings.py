@@ -94,6 +94,9 @@ class Credential(Section):
     """Only for tasks of this forge, by its web host."""
     repository: str | None = Field(default=None, min_length=1)
     """`owner/repo`, or the path of a GitLab project; letter case is ignored."""
+    evidence: bool = False
+    """Only for evidence pods (`verify.evidence`), where it replaces the forge's tokens of attempts, for
+    example by one that can only read. Its file has the same name."""
 
 
 class WorkspaceImage(Section):
@@ -153,25 +156,15 @@ class JobTemplate(Section):
 
     image: str = Field(default="coding-agent-consumer:latest", min_length=1)
     """Image of the agent, and of the workspace unless `workspace.image` names another."""
-    command: tuple[str, ...] = Field(
-        default=("env", "--block-signal=TERM", "python", "/app/main.py", "--mode", "attempt"), min_length=1
-    )
-    """Command of the agent container; the task is in its environment as `CODING_AGENT_TASK` (JSON). `env`
-    keeps a SIGTERM until the program handles it."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Pull policy of both images."""
     service_account: str = "default"
     """ServiceAccount of the pod; its token is never mounted."""
     config_map: Name | None = None
-    """ConfigMap with the configuration; `None`: the image's own file, if there is one."""
-    config_key: str = Field(default="config.yaml", pattern=r"^[-._A-Za-z0-9]+$")
-    """Key of `config_map` with the file."""
+    """ConfigMap with the configuration in the key `config.yaml`; `None`: the image's own file, if there is
+    one."""
     credentials: tuple[Credential, ...] = ()
     """Secrets that are mounted as files in the agent container."""
-    verify_credentials: tuple[Credential, ...] = ()
-    """Secrets with which an evidence pod (`verify.evidence`) clones the repository, in the place of those of
-    `credentials` that hold the forge's token, for example tokens that can only read. Their files have the
-    same names."""
     grace_seconds: int = Field(default=60, ge=10)
     """Seconds between SIGTERM and SIGKILL, in which the agent pushes its unfinished work. A pod's deadline is
     the task's `timeoutSeconds` plus this plus `start_seconds`; the Job's deadline is three times as long."""
@@ -191,12 +184,17 @@ class JobTemplate(Section):
     weaken the pod's isolation are refused. Each attempt's workspace has its own user; give it a fixed
     `runAsUser` if attempts share a volume there."""
 
-    @field_validator("credentials", "verify_credentials")
+    @field_validator("credentials")
     @classmethod
     def _distinct(cls, credentials: tuple[Credential, ...]) -> tuple[Credential, ...]:
         seen: set[tuple[object, ...]] = set()
         for given in credentials:
-            tasks = (given.platform, (given.host or "").lower(), (given.repository or "").lower())
+            tasks = (
+                given.platform,
+                (given.host or "").lower(),
+                (given.repository or "").lower(),
+                given.evidence,
+            )
             if (given.file, *tasks) in seen:
                 raise ValueError(f"two entries give the file {given.file!r} to the same tasks")
             seen.add((given.file, *tasks))

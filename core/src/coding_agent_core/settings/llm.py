@@ -170,6 +170,11 @@ class LLM(Section):
         return str(getattr(self, self.provider).model)
 
 
+IDENTITY_TOKEN = Path("/var/run/secrets/coding-agent.dev/token")
+"""The token that proves an `Identity`;
+`operator.job.pod_template` mounts it into the agent's container alone."""
+
+
 class Identity(Section):
     """An identity at a cloud, proven by a token of the pod's ServiceAccount. `azure` needs `tenant_id` and
     `client_id`, `aws` needs `role_arn` and `region`, `google` needs `provider`."""
@@ -177,8 +182,6 @@ class Identity(Section):
     cloud: Literal["azure", "aws", "google"]
     """`azure`: Microsoft Entra, for Azure OpenAI and Foundry. `aws`: an IAM role, for Bedrock. `google`:
     workload identity federation, for Vertex AI."""
-    token_file: Path = Path("/var/run/secrets/coding-agent.dev/token")
-    """File with the token of the pod's ServiceAccount, which is mounted only into the agent's container."""
     tenant_id: str = Field(default="", pattern=r"^[A-Za-z0-9.-]*$")
     """Azure: id or domain of the tenant."""
     client_id: str = Field(default="", pattern=r"^[A-Za-z0-9-]*$")

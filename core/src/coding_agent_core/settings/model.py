@@ -68,10 +68,6 @@ class Scheduling(Section):
     """Whether `--mode webhook` with the in-memory queue also polls. `--mode producer` polls in any case."""
     interval: int = Field(default=300, gt=0)
     """Seconds between two polls."""
-    http_host: str = "0.0.0.0"  # noqa: S104 - Prometheus comes from outside of the container
-    """Address of `/metrics` in `--mode producer --loop`."""
-    http_port: int = Field(default=8082, ge=0, le=65535)
-    """Port of `/metrics` in `--mode producer --loop`."""
 
 
 class RabbitMQ(Section):
@@ -90,15 +86,6 @@ class RabbitMQ(Section):
     for good."""
     heartbeat: int = Field(default=60, gt=0)
     """Seconds between two heartbeats; a dead connection is noticed after about two of them."""
-    publish_timeout: float = Field(default=5.0, gt=0)
-    """Seconds within which the broker must confirm a task."""
-
-
-class KubernetesQueue(Section):
-    """Tasks as AgentTasks in a namespace."""
-
-    namespace: str | None = None
-    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, or otherwise the kubeconfig's namespace."""
 
 
 class Engine(StrEnum):
@@ -128,7 +115,6 @@ class Queue(Section):
 
     backend: Backend | None = None
     """Kind of the queue; `None`: `rabbitmq` if `use_rabbitmq` is true, otherwise `memory`."""
-    kubernetes: KubernetesQueue = KubernetesQueue()
     engine: Engine = Engine.NATIVE
     """Program that decides when an attempt starts, with `backend: kubernetes`."""
     kueue: Kueue = Kueue()

@@ -107,7 +107,8 @@ class Operator(Section):
     """How the operator runs."""
 
     namespace: str | None = None
-    """Namespace of the AgentTasks; `None`: `POD_NAMESPACE`, or otherwise `default`."""
+    """Namespace of the AgentTasks, for all programs; `None`: `POD_NAMESPACE`. Outside of a pod, receiver and
+    poller take that of the kubeconfig, and operator and reporter `default`."""
     namespaces: tuple[Served, ...] = ()
     """Namespaces that this operator serves: names, or `["*"]`; empty: only `namespace`."""
     lease_duration: int = Field(default=30, ge=3)
@@ -159,9 +160,6 @@ class Reporter(Section):
     Gitea: 60 of ours) which the reporter uses. The rest is for attempts, polls, and other programs with the
     same account. Whatever the forge, the share 0.75 stands for at most 5 requests a second. It is above 1
     where an installation has higher limits than documented, or none."""
-    grace: float = Field(default=60.0, ge=0)
-    """If labels contradict the task for this many seconds, the task is corrected: cancelled, or a new run
-    starts."""
 
     @property
     def requests_per_second(self) -> float:

@@ -405,7 +405,8 @@ def running_agent(place: Place, token: str, trial: Trial, name: str, folder: Pat
         "scheduling": {"interval": quick * 2},
         "llm": {"openai": {"base_url": f"{urls[0]}/v1", "api_key": _MODEL_KEY, "model": "scripted"}},
         "context_storage": {"base_dir": "contexts"},
-        "consumer": {"cancel_check_interval": quick, "branch_prefix": trial.prefix},
+        "consumer": {"branch_prefix": trial.prefix},
+        "development": {"cancel_check_interval": quick},
         "rounds": {"enabled": True, "interval": quick * 2, "review_quiet": quick, "checks_quiet": quick},
     }
     config = folder / "config.yaml"

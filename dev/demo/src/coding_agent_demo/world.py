@@ -127,8 +127,8 @@ def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]
         "llm": {"provider": provider, provider: service},
         "context_storage": {"base_dir": "contexts"},
         "consumer": {
-            "cancel_check_interval": 2,
             "runner": runner.name if runner else "builtin",
             "workspace": workspace,
         },
+        "development": {"cancel_check_interval": 2},
     }

@@ -30,6 +30,7 @@ from coding_agent_operator.jobs.job import job_manifest
 from coding_agent_operator.jobs.pod_spec import (
     CREDENTIALS,
     SOCKET_FOLDER,
+    command_of,
     credentials_for,
     credentials_volume,
     mount,
@@ -73,7 +74,6 @@ def build_evidence_job(
             "credentials": (),
             "cache": Cache(),
             "pod_template": without_secrets(template.pod_template),
-            "command": tuple("verify" if word == "attempt" else word for word in template.command),
         }
     )
     name = evidence_job_name(task.name, side, number)
@@ -84,14 +84,14 @@ def build_evidence_job(
         "value": given.model_dump_json(exclude_defaults=True).replace("$", "$$"),
     }
     env = [variable if entry["name"] == ENVIRONMENT_VARIABLE else entry for entry in agent["env"]]
-    verify = {**agent, "name": VERIFY_CONTAINER, "env": env}
-    credentials = credentials_for(template.verify_credentials, item) or [
+    verify = {**agent, "name": VERIFY_CONTAINER, "command": command_of("verify"), "env": env}
+    credentials = credentials_for(template.credentials, item, evidence=True) or [
         one for one in credentials_for(template.credentials, item) if one.file in token_files
     ]
     clone = {
         **verify,
         "name": CLONE_CONTAINER,
-        "command": ["clone" if word == "attempt" else word for word in template.command],
+        "command": command_of("clone"),
         "volumeMounts": [one for one in verify["volumeMounts"] if one["mountPath"] != SOCKET_FOLDER],
     }
     volumes = list(pod["volumes"])

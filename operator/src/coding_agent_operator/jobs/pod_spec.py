@@ -26,7 +26,9 @@ from coding_agent_core.task.model import Item
 
 from coding_agent_operator.cluster.observed import AGENT_CONTAINER, WORKSPACE_CONTAINER
 
-CONFIG_FILE = "/etc/coding-agent/config.yaml"
+CONFIG_KEY = "config.yaml"
+"""The key of the ConfigMap. Its file has this name in the container too."""
+CONFIG_FILE = f"/etc/coding-agent/{CONFIG_KEY}"
 CREDENTIALS = "/etc/coding-agent/credentials"
 WORK = "/work"
 WORKSPACE = "/workspace"
@@ -37,6 +39,7 @@ PROGRAM = "/opt/coding-agent"
 
 _MODULE = "coding_agent_consumer.workspace"
 _BLOCK_SIGTERM = ("env", "--block-signal=TERM")
+"""Keeps a SIGTERM until the program handles it."""
 """Starts a program of our image so that a SIGTERM waits until the program handles it, as the image's entry
 point does. The `env` of other images may lack this option."""
 _SERVICE_START_S = 120
@@ -193,14 +196,14 @@ def _agent(template: JobTemplate, attempt_input: AttemptInput) -> dict[str, Any]
     ]
     if template.config_map:
         # We mount a single file, because a folder of the ConfigMap could not contain another mount point.
-        mounts.append(mount("config", CONFIG_FILE, sub_path=template.config_key, read_only=True))
+        mounts.append(mount("config", CONFIG_FILE, sub_path=CONFIG_KEY, read_only=True))
     if credentials_for(template.credentials, attempt_input.task.request.item):
         mounts.append(mount("credentials", CREDENTIALS, read_only=True))
     return {
         "name": AGENT_CONTAINER,
         "image": template.image,
         "imagePullPolicy": template.pull_policy,
-        "command": list(template.command),
+        "command": command_of("attempt"),
         "workingDir": WORK,
         # Kubernetes expands $(NAME) and halves $$ in values.
         "env": [{"name": name, "value": value.replace("$", "$$")} for name, value in environment.items()],
@@ -329,7 +332,7 @@ def _volumes(template: JobTemplate, item: Item, *, foreign: bool) -> list[dict[s
     if foreign:
         volumes.append({"name": "program", "emptyDir": {"sizeLimit": "512Mi"}})
     if template.config_map:
-        items = [{"key": template.config_key, "path": template.config_key}]
+        items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
         volumes.append({"name": "config", "configMap": {"name": template.config_map, "items": items}})
     credentials = credentials_for(template.credentials, item)
     if credentials:
@@ -365,8 +368,17 @@ def mount(name: str, path: str, *, sub_path: str = "", read_only: bool = False) 
     return found
 
 
-def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Credential]:
+def command_of(mode: str) -> list[str]:
+    """Return the command of our program in the agent's image, in a mode."""
+    return [*_BLOCK_SIGTERM, "python", "/app/main.py", "--mode", mode]
+
+
+def credentials_for(
+    credentials: Iterable[Credential], item: Item, *, evidence: bool = False
+) -> list[Credential]:
     """Return one credential for each file that the item's task gets, sorted by file name.
+
+    With `evidence`, these are the credentials of evidence pods alone.
 
     Every scope that an entry names must match the item. If several entries give the same file, an entry that
     names the repository wins, then one with the host, then one with the platform, then the later entry.
@@ -379,6 +391,8 @@ def credentials_for(credentials: Iterable[Credential], item: Item) -> list[Crede
             credential.host and credential.host.lower(),
             credential.repository and credential.repository.lower(),
         )
+        if credential.evidence is not evidence:
+            continue
         if any(scope not in (None, name) for scope, name in zip(scopes, names, strict=True)):
             continue
         specificity = [scope is not None for scope in reversed(scopes)]

@@ -50,7 +50,6 @@ from coding_agent_core.rounds.notes import as_written
 from coding_agent_core.runtime.metrics import REGISTRY, Counter
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.admission import (
     answered,
     cancellation,
@@ -153,7 +152,6 @@ class ForgeContext:
     links: Links
     tasks: AgentTasks
     sink: TaskSink
-    settings: Reporter
     clocks: Development
     clock: Callable[[], datetime]
     monotonic: Callable[[], float]
@@ -327,7 +325,7 @@ async def _newest(
     since = memory.pending.since if memory.pending is not None else memory.end_shown
     if since is None or not (task.ended or memory.pending):
         return Requeue()
-    return Requeue(max(0.05, context.settings.grace - (now - since).total_seconds()))
+    return Requeue(max(0.05, context.clocks.grace - (now - since).total_seconds()))
 
 
 async def _planned(
@@ -349,7 +347,7 @@ async def _planned(
         pending=memory.pending,
         end_shown=memory.end_shown,
         now=now,
-        grace=timedelta(seconds=context.settings.grace),
+        grace=timedelta(seconds=context.clocks.grace),
     )
     return item, plan
 

@@ -174,7 +174,6 @@ class ReporterController:
                 ),
                 tasks=tasks,
                 sink=sink,
-                settings=settings.reporter,
                 clocks=settings.development,
                 clock=_clock,
                 monotonic=asyncio.get_running_loop().time,

@@ -326,11 +326,11 @@ class ConsumerConnection:
         return True
 
     async def _publish(self, message: Message) -> None:
-        """Publish a message; raise BrokerError if the broker does not confirm it within `publish_timeout`."""
+        """Publish a message; raise BrokerError if the broker does not confirm it within `Timing.publish`."""
         if self._publisher is None or not self._publisher.is_open:
             self._publisher = await ConfirmingChannel.open(self._open_connection())
         try:
-            async with asyncio.timeout(self.settings.publish_timeout):
+            async with asyncio.timeout(self.timing.publish):
                 await self._publisher.publish(message)
         except TimeoutError as error:
             raise BrokerError("RabbitMQ did not confirm a message in time") from error

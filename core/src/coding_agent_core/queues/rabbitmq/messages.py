@@ -212,6 +212,10 @@ class DeliveryTracker:
         return (task.uuid, task.attempt) in self._settled
 
 
+PUBLISH_S = 5.0
+"""Seconds within which the broker must confirm a message. GitHub waits 10 s for the answer to a webhook."""
+
+
 @dataclass(frozen=True)
 class Timing:
     """The time limits of a consumer's connection, in seconds.
@@ -224,6 +228,7 @@ class Timing:
             broker may deliver a lost connection's message again before it releases that connection's locks.
         relock_grace: how long a redelivered task is left to its last holder, which may have lost only its
             connection.
+        publish: the limit of the confirmation of one message.
         settle: the limit of the confirmation of a retry or dead letter, including reconnections.
         random: returns a number from 0 to 1 that spreads reconnections.
     """
@@ -233,6 +238,7 @@ class Timing:
     longest_pause: float = 10.0
     lock_patience: float = 3.0
     relock_grace: float = 3.0
+    publish: float = PUBLISH_S
     settle: float = 60.0
     random: Callable[[], float] = random.random
 

@@ -27,6 +27,7 @@ from coding_agent_core.queues.rabbitmq.connection import (
 )
 from coding_agent_core.queues.rabbitmq.messages import (
     NOTICE_ARGUMENTS,
+    PUBLISH_S,
     WAITING_ARGUMENTS,
     Message,
     command_queue,
@@ -127,10 +128,15 @@ class ConfirmingChannel(Channel):
 
 
 class RabbitMQSink:
-    """The task sink. It connects for the first task, and sends all tasks over the same connection."""
+    """The task sink. It connects for the first task, and sends all tasks over the same connection.
 
-    def __init__(self, settings: RabbitMQ) -> None:
+    Args:
+        publish_timeout: seconds within which the broker must confirm a message.
+    """
+
+    def __init__(self, settings: RabbitMQ, *, publish_timeout: float = PUBLISH_S) -> None:
         self._settings = settings
+        self._publish_timeout = publish_timeout
         self._queues = [settings.queue, dead_queue(settings.queue)]
         self._secrets = Secrets(settings.password)
         self._io = IoThread("rabbitmq-publisher")
@@ -222,7 +228,7 @@ class RabbitMQSink:
         Raises:
             BrokerError: the broker did not confirm the message.
         """
-        budget = self._settings.publish_timeout
+        budget = self._publish_timeout
         deadline = Deadline.after(budget)
         problem: Exception = BrokerError(f"RabbitMQ did not confirm it within {budget:g} s")
         tries = 0
@@ -262,7 +268,7 @@ class RabbitMQSink:
 
     async def _is_waiting(self, queue: str) -> bool:
         await self._announced()  # so that a poll sees everything that this program has published
-        budget = self._settings.publish_timeout
+        budget = self._publish_timeout
         try:
             async with asyncio.timeout(budget):
                 frame = await (await self._open_channel()).connection.declare(queue, passive=True)
@@ -326,7 +332,7 @@ class RabbitMQSink:
                 if self._channel.is_open:
                     return self._channel
                 self._channel.connection.drop()
-            connection = await Connection.open(self._settings, self._secrets, self._settings.publish_timeout)
+            connection = await Connection.open(self._settings, self._secrets, self._publish_timeout)
             try:
                 await connection.declare_durable(*self._queues)
                 self._channel = await ConfirmingChannel.open(connection)

@@ -97,7 +97,7 @@ def _attempt(folder: Path, environment: Mapping[str, str]) -> tuple[_Used, _Used
         settings = {
             "github": {"api_url": forge.api_url, "personal_access_token": _TOKEN},
             "llm": {"openai": {"base_url": model.base_url, "api_key": _KEY, "model": "scripted"}},
-            "consumer": {"workspace": {"socket": str(socket), "start_timeout": _SECONDS}},
+            "consumer": {"workspace": {"socket": str(socket)}},
         }
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
         arguments = ["--socket", str(socket), "--root", str(root), "--inherit-env"]

@@ -106,6 +106,7 @@ class Namespaces:
         """Return why only a restart of the program helps, or `None`: all watches are dead."""
         acting = [controller for controller in self._controllers.values() if controller.acting]
         dead = [controller for controller in acting if controller.relist.watch_dead]
+        # One dead namespace does not restart the program, because the others are served.
         return "a watch is dead" if dead and len(dead) == len(acting) else None
 
     def ready(self) -> str | None:
@@ -130,6 +131,7 @@ class Namespaces:
             if not self._tasks.observe(kind, stored):
                 return
             task = self._tasks.get(key)
+            # Work that nobody wants costs money until it stops.
             urgent = task is not None and (task.spec.cancel or task.spec.suspend)
         else:
             if not self._jobs.observe(kind, stored):
@@ -156,6 +158,7 @@ class Namespaces:
             self._stopping = True
             # Each namespace waits for its requests under way.
             await cancel_and_wait([discovery, schema, *self._serving.values()])
+            # The workers end last, because a namespace that closes waits for its reconciles under way.
             await cancel_and_wait([workers])
 
     async def _reconcile(self, key: NamespacedName) -> Requeue:
@@ -205,6 +208,8 @@ class Namespaces:
                     try:
                         await controller.run(probed)
                     except Exception as error:
+                        # After a long time without a failure, the next one is a new problem and is retried
+                        # soon.
                         failures = 1 if loop.time() - began > _RETRY_MAX_S else failures + 1
                         delay = _delay(error, failures)
                         _log(error, delay)
@@ -212,6 +217,7 @@ class Namespaces:
                     self._failing.add(namespace)
                     metrics.FAILING.labels(namespace).set(1)
                     await asyncio.sleep(delay)
+                    # The namespace may be gone, and then there is nothing to retry.
                     if self._everywhere and not await controller.cluster.has_tasks():
                         return
             finally:

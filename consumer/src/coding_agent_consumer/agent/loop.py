@@ -146,6 +146,8 @@ class ModelAgent:
             failure = failure_of(error, spec, scrub, max_requests=self.settings.max_llm_process_num)
             if failure is None:
                 _logger.exception("The agent failed unexpectedly")
+                # The error's own text may contain the code or a secret, and the outcome is shown on the
+                # item.
                 message = f"The agent failed unexpectedly ({type(error).__name__}); see the log for details."
                 failure = Outcome(reason=Reason.INTERNAL, message=message)
             return failure
@@ -213,6 +215,7 @@ class _Conversation:
                     self.messages[-1] = replace(self.messages[-1], parts=[TextPart("(cut off)")])
                 self._record(ModelRequest(parts=[UserPromptPart(_TOO_LONG_ANSWER)]))
             except ModelAPIError as error:
+                # The text of the issue is usually enough, and a model without vision is no reason to fail.
                 if refuses_images(error) and context.has_images(self.messages):
                     self.messages = [context.without_images(message) for message in self.messages]
                     await self._step("model", "The service refused the images; continuing without them")
@@ -221,6 +224,8 @@ class _Conversation:
                     raise
                 self._rejections += 1
                 size = context.size(self.messages, _OVERHEAD)
+                # The service knows its limit better than the settings do, so each refusal halves the
+                # conversation.
                 await self._compress(min(self._threshold, size) // 2**self._rejections)
 
     @property
@@ -244,6 +249,7 @@ class _Conversation:
             if isinstance(output, str):
                 check_text(output, [*self.messages, *ctx.messages], _tool_names(ctx))
             done = isinstance(output, str) or output.status == "done"
+            # After some tries the work is taken as it is, and the refusal is the task's outcome.
             if done and self._refused_changes < _MAX_REFUSED_CHANGES:
                 try:
                     await check_change(self.workspace)
@@ -262,6 +268,7 @@ class _Conversation:
             node = run.next_node
             while not isinstance(node, End):
                 too_large = context.size(self.messages, _OVERHEAD) > self._threshold
+                # Only before a request: between a call and its results, the conversation could not be cut.
                 if isinstance(node, ModelRequestNode) and self._may_compress and too_large:
                     raise _ContextFullError
                 following = await run.next(node)
@@ -308,6 +315,7 @@ class _Conversation:
 
     async def _summary(self, parts: context.Split, budget: int) -> str:
         """Return the model's own summary, or a list of the steps if the model cannot write one."""
+        # A list of the steps is good enough, so a failed summary is not tried again.
         writer = Agent(self.model, output_type=str, name="summary", retries=0)
         try:
             result = await writer.run(
@@ -317,12 +325,14 @@ class _Conversation:
                 model_settings=ModelSettings(max_tokens=min(2_000, self.spec.max_tokens)),
             )
         except UsageLimitExceeded:
+            # The summary is a request too: without this, it would run beyond the limit of the attempt.
             raise
         except AgentRunError as error:
             _logger.warning(
                 "Summarizing failed (%s); continuing with a list of the steps", type(error).__name__
             )
             return context.plain_summary(parts, budget // 4)
+        # A summary that is longer than what it replaces would help nobody.
         return self.scrub(result.output)[: budget * 2]
 
     def _record(self, message: ModelMessage) -> None:

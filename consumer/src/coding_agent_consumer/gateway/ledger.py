@@ -277,6 +277,7 @@ class Ledger:
         if self.allowance is None:
             self._count(model, seen, Decimal(0), pricing(seen) if pricing is not None else None)
             return
+        # A command could arrange answers that say nothing of their usage, so such an answer is the dearest.
         most = held.size.most or Tokens(input=held.size.least)
         if self.allowance.currency is None:
             sent = min(most.input, int(held.value))
@@ -292,6 +293,7 @@ class Ledger:
             input_tokens=min(used.input, MANY_TOKENS),
             output_tokens=min(used.output, MANY_TOKENS),
             cost=None if cost is None else Cost.of(cost.amount, cost.currency),
+            # The schema of AgentTask allows no longer name.
             model=model[:256],
         )
         self.models[model] = self.models.get(model, Usage()).plus(answer)
@@ -300,6 +302,7 @@ class Ledger:
         """Return the highest possible value: a cache write can double the price of all input."""
         sent = tokens.input
         written = Tokens(sent, tokens.output, cache_write=sent)
+        # Before the answer, nobody knows how much is cached and for how long, and each has a price.
         kept = Tokens(sent, tokens.output, cache_write=sent, cache_write_1h=sent)
         return max(self._value(one, pricing) for one in (tokens, written, kept))
 

@@ -104,6 +104,7 @@ class Meter:
             for piece in self._decoder.pieces(data):
                 self._feed(piece)
         except (zlib.error, _TooLongError):
+            # The client still gets the answer; only its usage is unknown now.
             self._readable, self._pieces = False, []
 
     def end(self, ending: Ending, estimated_input: int) -> Counted:
@@ -119,6 +120,7 @@ class Meter:
         self._catch_up()
         seen = self._reported.largest(
             Tokens(
+                # A stream that breaks off has been paid for up to there.
                 input=0 if self._reported.input else estimated_input,
                 output=-(-self._written // _WRITTEN_BYTES),
             )
@@ -143,6 +145,7 @@ class Meter:
             raise _TooLongError
 
     def _event(self, text: bytes) -> None:
+        # Parsing each event would cost more CPU time than passing it on.
         if _USAGE.search(text):
             self._read(text)
         elif not self._complete:
@@ -161,8 +164,11 @@ class Meter:
             value = json.loads(text)
         except (ValueError, RecursionError):
             return  # the end of a stream, `[DONE]`, or an answer that was cut off
+        # Google streams an array if the client does not ask for events.
         for event in value if isinstance(value, list) else [value]:
             if isinstance(event, dict):
+                # Events repeat the usage so far, and some report only a part of it, so the largest numbers
+                # count.
                 self._reported = self._reported.largest(usage_in(self._operation, event))
                 self._failed = self._failed or event.get("type") in ("error", "response.failed")
                 self._failed = self._failed or ("error" in event and event["error"] is not None)
@@ -203,6 +209,7 @@ class _Decoder:
                 self._member = zlib.decompressobj(self._bits)  # gzip can have several members
             piece = self._member.decompress(data, _PIECE)
             self._length += len(piece)
+            # A few bytes of gzip can stand for gigabytes.
             if self._length > _DECOMPRESSED_LIMIT:
                 raise _TooLongError
             data = self._member.unused_data if self._member.eof else self._member.unconsumed_tail

@@ -175,9 +175,11 @@ def decide_start(
         case Phase.QUEUED:  # e.g. the consumer was restarted: this does not count as an attempt
             attempt = max(number, state.attempt)
         case Phase.BACKOFF if task.attempt <= state.attempt:
+            # The consumer died between the retry and the acknowledgement, so this message came twice.
             return Drop("the next attempt is already in the queue")
         case _:  # the task's consumer died, or the next attempt is due
             attempt = max(number, state.attempt + 1)
+    # A process that dies each time must not be tried for ever.
     if attempt > max_attempts:
         return Abandon(
             state,
@@ -288,6 +290,7 @@ async def person_refusal(
     """
     if trigger.cause is None:  # a person who can create AgentTasks has rights in the cluster
         return None
+    # The bot's own label would let whoever can make it write a label start work.
     if user and user.casefold() == (await forge.whoami()).casefold():
         if own_label_counts:
             return None
@@ -347,6 +350,7 @@ async def branch_for(
     known = previous.branch if previous is not None and previous.change_url is not None else None
     still_open = known is not None and await forge.find_change(item, branch=known) is not None
     if not continues and not still_open:
+        # The newest first: an older branch was usually merged or closed.
         for earlier in range(run - 1, max(0, run - 1 - _EARLIER_RUNS), -1):
             of_earlier = _branch_of_run(prefix, item, earlier)
             if of_earlier != known and await forge.find_change(item, branch=of_earlier) is not None:

@@ -128,6 +128,7 @@ class RoundWork:
         work = await _decide(snapshot, record, policy, permissions)
         due, logs = next(iter(work.due), None), dict[str, str]()
         if due is not None and due.kind is RoundKind.CHECKS:
+            # Logs cost a request for each check, so they are read only for a round that repairs checks.
             snapshot, logs = await _with_logs(forge, snapshot, record, policy)
             work = await _decide(snapshot, record, policy, permissions)
         if due is not None and due.kind is RoundKind.REVIEW:
@@ -208,6 +209,7 @@ class RoundWork:
         for commit, message in await repository.newest(_MOST_COMMITS):
             if commit == self.trigger.head:
                 break
+            # Only the message of the commit survives a kill between the push and the report.
             earlier = pushed_round(self.trigger.name_part, commit, message)
             if earlier is not None:
                 self._earlier, self.head = earlier, commit
@@ -249,6 +251,8 @@ class RoundWork:
         """
         if repository.tip != self.cause.head:
             raise RoundEndedError("Somebody else has pushed to the branch in the meantime.")
+        # Nobody's commit is overwritten: the push succeeds only while the branch is where the decision saw
+        # it.
         repository.lease = self.cause.head
         self._tip = lambda: repository.tip
         if self.cause.kind is not RoundKind.CONFLICT:
@@ -314,6 +318,7 @@ class RoundWork:
             except ForgeError as error:
                 _logger.warning("A remark got no reply: %s", error)
                 continue
+            # They count as answered even if the thread cannot be resolved.
             self.answered += reply.ids
             try:
                 await deliver(lambda reply=reply: self._resolve(reply, worked))  # type: ignore[misc]

@@ -129,6 +129,8 @@ class CliAgent:
         if brief.follow_up is not None and self._conversation:
             asked = self._gateway.requests
             outcome = await one(replace(brief, prompt=brief.follow_up, images=()), self._conversation)
+            # A program that asked the model has begun its work; only one that could not even begin starts
+            # anew.
             if outcome.reason is not Reason.RUNNER_FAILED or self._gateway.requests > asked:
                 return outcome
             name = self._runner.name
@@ -160,6 +162,7 @@ class CliAgent:
             conversation=conversation,
         )
         launch = self._runner.launch(order)
+        # Images are files, because most programs take no binary data on their standard input.
         start = replace(launch.process, files={**launch.process.files, **images})
         record = _Record(
             Transcript(brief.transcript, scrub, brief.last_lines), self._runner.name, scrub, on_step
@@ -168,6 +171,8 @@ class CliAgent:
         self._gateway.most_requests, self._gateway.retry_after = most, _RETRY_AFTER
         try:
             async with workspace.start(start, timeout=timeout + _OVERTIME) as process:
+                # The prompt is not an argument: arguments are limited to 128 KiB, and every process can
+                # read them.
                 await process.write(launch.input.encode("utf-8", "replace"), end=True)
                 # At the limit, a program that says nothing is stopped too.
                 await first_of(self._follow(process, record), self._gateway.too_many.wait())

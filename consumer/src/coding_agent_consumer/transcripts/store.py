@@ -109,6 +109,7 @@ class Transcripts:
                     await self._fetch(bucket, recaps)
             except (TimeoutError, StoreError) as error:
                 _logger.warning("Earlier transcripts cannot be read: %s", error or "it took too long")
+        # An earlier pod may have been killed in the middle of a line.
         await asyncio.to_thread(_end_the_line, path)
         self._keeping = asyncio.create_task(self._keep(path, bucket))
         newest = [recaps[number] for number in sorted(recaps)[-_EARLIER:]]
@@ -129,6 +130,7 @@ class Transcripts:
         if path is None:
             return outcome.model_copy(update={"tail": last_lines(self.lines.text(), _TAIL)})
         if self._keeping is not None:
+            # The upload below takes the whole file, and two uploads of one object would race.
             self._keeping.cancel()
         kept = await self._last_upload(path, within)
         written = await asyncio.to_thread(recap, path, _TAIL)
@@ -169,6 +171,7 @@ class Transcripts:
         """Fetch earlier attempts' transcripts from the bucket, and that of an earlier pod of this attempt."""
         folder = folder_of(self.item, self.run, self.uuid)
         keys = {attempt_of_key(key): key for key in await bucket.keys(folder)}
+        # The attempt's own number is among them: an earlier pod of this attempt may have been evicted.
         numbers = sorted(number for number in keys if number is not None and number <= self.attempt)
         for number in numbers[-_EARLIER:]:
             if recaps.get(number):

@@ -211,6 +211,7 @@ class WorkspaceClient:
             fields, body = await self._ask(
                 header,
                 command.encode("utf-8", "replace"),
+                # The server ends the command at the limit; we wait longer for its answer.
                 timeout=limit + _GRACE_SECONDS,
                 limit=framing.MAX_TEXT,
             )
@@ -325,6 +326,7 @@ class WorkspaceClient:
                         fields, answer = await _receive(reader, max(limit, _MAX_REFUSAL))
             except TimeoutError as error:
                 raise WorkspaceGoneError(f"The workspace did not answer within {timeout:.0f} s.") from error
+        # The answer comes from where the commands run, so nothing but a literal true counts.
         if fields.get("ok") is not True:
             reason = cut_end(answer.decode("utf-8", "replace"), _MAX_REFUSAL)
             raise WorkspaceRequestError(reason or "The workspace refused the request.")

@@ -93,6 +93,8 @@ class ObjectCache(Generic[_T]):
         """Store the object of an API response; return whether its kept form was new."""
         known = self._objects.get(stored.namespace, {}).get(stored.name)
         version = int(stored.version)
+        # Answers to our requests and watch events overtake each other; the newest version of an object
+        # counts.
         if version <= self._gone.get(stored.uid, -1) or (known is not None and version <= int(known.version)):
             return False
         try:
@@ -118,6 +120,7 @@ class ObjectCache(Generic[_T]):
         """
         self._watched.pop(uid, None)
         self._gone[uid] = max(self._gone.get(uid, -1), _NEVER if version is None else version)
+        # Late events come within seconds, so not all deleted objects have to be remembered.
         while len(self._gone) > _GONE:
             self._gone.popitem(last=False)
         objects = self._objects.get(key[0], {})
@@ -143,6 +146,7 @@ class ObjectCache(Generic[_T]):
                 changed.add(key_of(stored))
         objects = self._objects.get(namespace, {})
         for name, known in list(objects.items()):
+            # An object that is newer than the list was created after it.
             if known.uid not in versions and int(known.version) <= version:
                 del objects[name]
                 self._watched.pop(known.uid, None)
@@ -187,6 +191,7 @@ class WorkQueue:
 
     def add(self, key: NamespacedName, *, urgent: bool = False) -> None:
         """Queue a key. If a worker has it, queue it again when the worker is done."""
+        # Two workers with one task would write its status against each other.
         if key in self._busy:
             self._again.add(key)
             return
@@ -332,6 +337,8 @@ class Controller:
         if not isinstance(error, ApiError):
             _logger.error("%s: %r; next try in %.1f s", key, error, delay, exc_info=error)
         elif error.conflict:
+            # After a conflict, the newest object is at hand and a retry succeeds at once; only a fight has
+            # to slow down.
             delay = 0.0 if self._failures[key] < _QUICK_CONFLICTS else delay
             _logger.info("%s has changed in the meantime; next try in %.1f s", key, delay)
         else:

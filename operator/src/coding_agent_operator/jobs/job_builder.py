@@ -136,6 +136,8 @@ class JobBuilder:
         It is also empty if the settings forbid it, but then the task ends anyway.
         """
         asked = task.status.environment
+        # The attempt runs a stranger's code, so what it asks for is checked against the operator's own
+        # settings.
         return Environment() if asked is None or self.environment_refusal(asked) is not None else asked
 
 
@@ -221,8 +223,10 @@ def with_cache(
     if trusted:
         workspace = _mounting(workspace, mount(_VOLUME, PACKAGES, sub_path="packages"))
     else:
+        # A stranger's build must not leave anything for the next attempt, so it works on a copy.
         volumes.append({"name": _COPY, "emptyDir": {"sizeLimit": "16Gi"}})
         workspace = _mounting(workspace, mount(_COPY, PACKAGES))
+        # The copy belongs to the user of the workspace, who has to be able to write to it.
         programs = [*programs, _copying(template, workspace["securityContext"])]
     agent = _mounting(agent, mount(_VOLUME, MIRROR, sub_path="mirror", read_only=not trusted))
     agent = _with_variables(agent, {MIRROR_VARIABLE: MIRROR})

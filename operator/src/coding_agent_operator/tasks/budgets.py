@@ -97,6 +97,7 @@ def charge(attempt: AttemptStatus) -> dict[str, Decimal]:
         if usage.cost is not None:
             spent[usage.cost.currency] = Decimal(usage.cost.amount)
     if allowance is not None and allowance.spent(usage) is None:
+        # What is unknown may be all of it, and a budget must never be exceeded unseen.
         spent[allowance.unit] = allowance.value
     return spent
 
@@ -121,6 +122,7 @@ def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
     budget = task.spec.budget or budgets.task
     if budget is None:
         return None
+    # The newest attempt knows what all earlier ones left.
     for attempt in reversed(task.status.attempts):
         if attempt.allowance is not None and attempt.allowance.unit == budget.unit:
             budget = _rest(attempt.allowance, attempt)
@@ -128,6 +130,7 @@ def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
     source = task.spec.source
     for shared in (budgets.of(source.host, source.repository), budgets.namespace):
         if shared is not None and shared.unit == budget.unit:
+            # A task that may spend more than a whole day's budget would wait for ever.
             budget = budget.with_value(min(budget.value, shared.value))
     return budget
 
@@ -255,6 +258,7 @@ class Spending:
         if budgets.namespace is not None:
             keys.append(NAMESPACE)
         if keys and task.spec.budget and budgets.task and task.spec.budget.unit != budgets.task.unit:
+            # Money and tokens cannot be compared, so such a task never starts, and its status says why.
             keys.insert(0, OTHER_UNIT)
         demand = reserved(task, own, budgets)
         if not demand and starts:

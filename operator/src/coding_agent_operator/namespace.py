@@ -155,6 +155,7 @@ class NamespaceController:
         cancelled = False
         try:
             async with asyncio.TaskGroup() as group:
+                # This runs while we wait for the Lease too: a replica without rights must not look ready.
                 group.create_task(self._check_rights())
                 await self.lease.acquire()
                 self.acting = True
@@ -189,6 +190,7 @@ class NamespaceController:
         except ApiError as error:
             if error.status != 403:
                 raise
+            # Reading them needs a right in the whole cluster, which an installation may refuse.
             _logger.warning("Whether the RuntimeClasses %s exist is unknown: %s", ", ".join(names), error)
             return
         if missing:
@@ -215,6 +217,7 @@ class NamespaceController:
                 if error.status in (401, 403, 404):
                     raise
                 continue  # there was no answer, and the relist tries again
+            # The API server answers us but the Lease cannot be renewed, so only a new start can help.
             if doubtful and not self.lease.held():
                 raise NamespaceError("its Lease cannot be renewed")
 

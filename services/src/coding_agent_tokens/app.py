@@ -67,8 +67,10 @@ class Identification:
         """
         authorization = request.headers.get("authorization", "")
         scheme, _, given = authorization.partition(" ")
+        # A stranger must not make us hash or send on a huge text.
         if scheme.lower() != "bearer" or not given or len(given) > _LONGEST_CREDENTIAL:
             return None
+        # An attempt's credential is checked here, and costs the API server nothing.
         credential = read_credential(given, self.keys.current(), self.clock.now())
         if credential is not None:
             return attempt_of(credential, self.host)
@@ -101,6 +103,7 @@ class _RefusalError(Exception):
 
 def token_app(tokens: TokenGiver, identification: Identification, metrics: TokenMetrics) -> FastAPI:
     """Return the ASGI application. Every response but 200 has a `message` for people."""
+    # Nobody but our programs asks this service, so it shows no pages.
     app = FastAPI(title="coding agent tokens", docs_url=None, redoc_url=None, openapi_url=None)
 
     @app.get("/health")
@@ -141,6 +144,7 @@ def token_app(tokens: TokenGiver, identification: Identification, metrics: Token
         given = await tokens.token(wanted.repository, caller.purpose, wanted.refused, scope)
         _logger.info("%s has a token for %s", caller.name, wanted.repository or "all repositories")
         shown = {"token": given.token, "expires_in": given.expires_in}
+        # No proxy on the way may keep a token.
         return JSONResponse(shown, headers={"Cache-Control": "no-store"})
 
     async def give_account(request: Request, caller: Caller) -> JSONResponse:

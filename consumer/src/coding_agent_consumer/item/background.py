@@ -111,6 +111,7 @@ async def read_conversation(forge: Forge, details: ItemDetails, *, pushed_branch
     in_threads = {comment.id for thread in discussion.threads for comment in thread.comments}
     return Conversation(
         item=details,
+        # Gitea and GitLab list the remarks of threads among the comments too.
         comments=tuple(comment for comment in comments.values if comment.id not in in_threads),
         change=change,
         change_comments=tuple(comment for comment in change_comments.values if comment.id not in in_threads),
@@ -147,6 +148,7 @@ async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, 
     room = MOST_IMAGE_BYTES
     tried = 0
     for item, link in _image_links_of(conversation):
+        # A text can have a thousand links; each try costs a request.
         if len(images) == MOST_IMAGES or tried == MOST_IMAGES_TRIED:
             break
         try:
@@ -155,6 +157,7 @@ async def read_images(forge: Forge, conversation: Conversation) -> tuple[Image, 
             tried += 1
             _logger.warning("An attached image is left out: %s", error)
             continue
+        # The link leads to another host, and is not even asked.
         if data is None:
             continue
         tried += 1
@@ -257,6 +260,7 @@ async def instruction_files(repository: BareClone, commit: str) -> tuple[Instruc
     for entry in select(await repository.tree(commit)):
         content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
         text = content.decode("utf-8", "replace").strip()
+        # CLAUDE.md is often a copy of AGENTS.md, and would cost its tokens twice.
         if text and text not in [file.text for file in found]:
             found.append(InstructionFile(entry.path, text))
     return tuple(found)
@@ -266,6 +270,7 @@ def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:
     """Select the instruction files of a tree. Symbolic links are left out: their targets count."""
     files = {entry.path: entry for entry in entries if entry.is_file}
     nested = [path for path in files if path.endswith("/AGENTS.md")]
+    # If there are too many, those for the largest parts of the tree count.
     nested.sort(key=lambda path: (path.count("/"), path))
     return [files[path] for path in (*_AT_ROOT, *nested[:_NESTED_LIMIT]) if path in files]
 
@@ -298,9 +303,11 @@ async def _checked_file(
                 f"`{ENVIRONMENT_FILE}` is the only name that is read; rename `{_OTHER_SPELLING}`."
             )
         return RepositoryFile()
+    # A symbolic link could lead to a file that the author of the branch chose.
     if entry.path != ENVIRONMENT_FILE or not entry.is_file:
         raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not a regular file; replace it with one.")
     content = await repository.blob(entry.id, MAX_FILE_BYTES)
+    # `None` stands for a file that is too large; the reader then says so.
     file = read_file(b"x" * (MAX_FILE_BYTES + 1) if content is None else content)
     refused = settings.repository_environment.refusal(file, settings.egress.presets)
     if refused is None and pod is None:

@@ -69,6 +69,7 @@ def copy_program(target: Path) -> None:
     Raises:
         CannotCopyError: git or the loader cannot be found.
     """
+    # The workspace runs as another user, who must be able to read the copy.
     os.umask(0o022)
     git = shutil.which("git")
     if git is None:
@@ -81,7 +82,12 @@ def copy_program(target: Path) -> None:
     _copy(Path(os.path.realpath(git)), target / GIT)
     for program in (python, Path(git), *modules):
         listing = subprocess.run(
-            [loader, "--list", program], capture_output=True, text=True, timeout=_LOADER_SECONDS, check=True
+            # The loader itself says what it would load; ldd would run the program.
+            [loader, "--list", program],
+            capture_output=True,
+            text=True,
+            timeout=_LOADER_SECONDS,
+            check=True,
         )
         for name, file in needed(listing.stdout).items():
             _copy(file, target / LIBRARIES / name)
@@ -144,6 +150,7 @@ def _write_script(path: Path, text: str) -> None:
 
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
+    # A program that runs cannot be written over; its file can be replaced.
     target.unlink(missing_ok=True)
     shutil.copyfile(source, target)
     target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
@@ -168,6 +175,7 @@ class Limit:
     def take(self, size: int) -> None:
         self.bytes -= size
         self.files -= 1
+        # The cache of a large repository must not use up the attempt's time or disk.
         if self.bytes < 0 or self.files < 0 or time.monotonic() > self.until:
             raise TooLargeError("it is too large")
 
@@ -224,6 +232,7 @@ def copy_packages(source: Path, target: Path) -> None:
                 continue
             _copy_tree(source / name, part, limit)
             (target / name).parent.mkdir(parents=True, exist_ok=True)
+            # The folder appears only when it is whole: package managers trust what they find.
             part.rename(target / name)
             print(f"copied {name}: {_FILES - limit.files} entries, {(_BYTES - limit.bytes) >> 20} MiB")
         except (TooLargeError, OSError) as error:

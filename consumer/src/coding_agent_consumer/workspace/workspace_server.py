@@ -67,6 +67,7 @@ def listen(path: Path, *, group: bool = False) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode is set as the socket is made: with chmod, others could connect in between.
     before = os.umask(0o117 if group else 0o177)
     try:
         listener.bind(str(path))
@@ -90,6 +91,7 @@ class WorkspaceServer:
         self._session: socket.socket | None = None
         self._only: socket.socket | None = None
         """The only session that is answered; `None`: every session is."""
+        # Models write for bash; images without it have a plain shell.
         self._shell = shutil.which("bash", path=self._env["PATH"]) or "/bin/sh"
 
     def serve(self, sessions: socket.socket) -> None:
@@ -193,6 +195,7 @@ class WorkspaceServer:
         """
         self._only = self._session
         end_descendants()
+        # A process that is left would see, and could change, what the next command checks.
         if not childless():
             raise RequestError("Processes that a command started cannot be ended.")
 

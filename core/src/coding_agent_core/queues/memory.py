@@ -223,6 +223,7 @@ class MemoryQueue:
                     latest.claim.withdrawn_before = decision.withdrawn_before
                     latest.claim.why_cancelled = withdrawal.message
                     latest.claim.cancel_cause = withdrawal.cause
+                    # The worker ends the task, because it alone knows what it has pushed.
                     latest.claim.cancelled.set()
                 else:
                     self.end(latest)

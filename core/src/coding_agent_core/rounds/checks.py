@@ -86,6 +86,7 @@ def diagnose(snapshot: ChangeSnapshot, record: RoundRecord, policy: RoundPolicy,
     """
     if snapshot.checks_problem:
         return Diagnosis(notes=(f"The checks cannot be read: {snapshot.checks_problem}.",))
+    # Our own status says that a round waits or works, and would wait for itself.
     checks = [check for check in snapshot.checks if not _is_status(check, OWN_STATUS)]
     running = [check for check in checks if check.state is not CheckState.COMPLETED]
     hanging = [check for check in running if _hangs_at(check, snapshot, policy) <= now]
@@ -145,6 +146,7 @@ def _settling(
     # New checks can appear a moment after others have ended, so the newest end has to be some time ago.
     ended = [check.completed_at for check in checks if check.completed_at is not None]
     last = max(ended, default=snapshot.head_at or snapshot.updated_at)
+    # A clock that was set back must not put the round off.
     until = min(last, now) + policy.checks_quiet
     if until > now and any(check.conclusion in _RED for check in checks):
         return Waiting(RoundKind.CHECKS, until, "Checks have just ended, and others may start.")
@@ -177,6 +179,7 @@ def _failures(
             # A check that fails on the base too is not broken by this change, so no round tries to fix it.
             (on_base if check.name in red_on_base else fixable).append(check)
             continue
+        # A flaky check may need two tries to pass; a lost runner is usually replaced at once.
         limit = _FLAKY_RERUNS if is_flaky else _INFRASTRUCTURE_RERUNS
         asked = record.reruns_of(snapshot.head_commit, check_key(check))
         asked_for_this_run = [one for one in asked if one.run == check.id and not one.refused]
@@ -189,6 +192,7 @@ def _failures(
             and check.id
             and len(asked) < limit
             and made + len(reruns) < RERUNS_LIMIT
+            # The same run is asked for once: a second request would run the job twice.
             and check.id not in {one.run for one in asked}
         ):
             why = "it passed and failed on the same commit" if is_flaky else "the failure is not the change's"

@@ -110,6 +110,7 @@ def pending_remarks(
 
     If the permission of an author is not known, the remark is left out and `access` has the login.
     """
+    # A round that was killed may have answered without recording it; its replies name what they answer.
     answered = record.answered | marked_answers(_own_bodies(snapshot, access))
     found = [
         *_in_threads(snapshot, record, access),
@@ -175,6 +176,7 @@ def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcce
     replaced = snapshot.replaced_by_us | {entry.before for entry in record.rounds if entry.pushed}
     pushes = [event for event in snapshot.events if event.kind is ChangeEventKind.PUSHED]
     for thread in snapshot.threads:
+        # Whoever resolves a thread says that nothing is left to do in it.
         if thread.resolved:
             continue
         current = not thread.outdated

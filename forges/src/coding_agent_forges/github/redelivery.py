@@ -292,11 +292,14 @@ class RedeliveryRound:
         ]
         if not failed:
             return
+        # The whole log from there shows which events were accepted later, by a redelivery or by hand.
         log = [delivery async for delivery in self.hooks.deliveries(hook, min(failed))]
         open_ = missed(log, relevant)
         again = [delivery async for delivery in self._current(hook, open_.again)]
         for delivery in again:
             await self._again(hook, delivery)
+        # If the receiver accepts nothing, one event shows when it does again; all of them would fail in
+        # vain.
         if not again:
             async for delivery in self._current(hook, open_.probes):
                 await self._again(hook, delivery)

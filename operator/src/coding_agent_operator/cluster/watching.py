@@ -171,19 +171,25 @@ def _settings(selectors: Mapping[Resource, Selector]) -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.persistence.diffbase_storage = _NoDiffBase()
     settings.persistence.progress_storage = _NoProgress()
+    # kopf's Events about itself would be written to our objects.
     settings.posting.enabled = False
+    # kopf's peering is priority and not a lock: two equal replicas would pause each other. The Lease
+    # decides.
     settings.peering.standalone = True
+    # Looking for new kinds needs rights in the whole cluster, and ours are known.
     settings.scanning.disabled = True
     for resource, selector in selectors.items():
         settings.watching.label_selectors[resource] = selector.labels
         if selector.fields:
             settings.watching.field_selectors[resource] = selector.fields
+    # Without limits, kopf notices a dead connection only after minutes.
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 330
     settings.watching.connect_timeout = 10
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = _Backoffs()
+    # Each object has a worker until then, and our events are processed at once.
     settings.queueing.idle_timeout = 1.0
     settings.process.ultimate_exiting_timeout = None  # it would kill the process when watches start again
     for name in ("kopf.objects", "kopf.activities"):
@@ -245,7 +251,10 @@ class Relist:
         Raises:
             ApiError: the API server did not answer.
         """
+        # All lists come before the caches change, so a task and its Jobs are of about one moment.
         lists = [await lists_all() for _, lists_all in self._sources]
+        # This is asked before the new lists replace the old ones: the watches had a whole interval for
+        # those.
         behind = sum(cache.behind(self._namespace) for cache, _ in self._sources)
         changed: set[NamespacedName] = set()
         for (cache, _), (objects, version) in zip(self._sources, lists, strict=True):

@@ -110,6 +110,7 @@ class ConfirmingChannel(Channel):
 
     def _on_confirm(self, frame: Any) -> None:
         tag: int = frame.method.delivery_tag
+        # The broker may confirm several messages with one frame.
         numbers = [n for n in self._unconfirmed if n <= tag] if frame.method.multiple else [tag]
         for number in numbers:
             confirmed = self._unconfirmed.get(number)
@@ -155,6 +156,7 @@ class RabbitMQSink:
         task = QueuedTask(request=request, uuid=new_uuid())
         waiting = waiting_queue(self._settings.queue, request.item)
         polled = request.trigger.origin is Origin.POLL
+        # A webhook's label is published always: only the consumer knows whether a run answers it.
         if polled and await self._io.run(self._is_waiting(waiting)):
             return Submission(task.name, duplicate="its message is already in the queue")
         await self._io.run(self._publish_task(task, waiting, wait=polled))

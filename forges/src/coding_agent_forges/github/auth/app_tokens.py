@@ -216,6 +216,7 @@ class AppTokens:
         """
         which, now = (repository.lower(), purpose, within), self._clock.monotonic()
         kept = self._kept.get(which)
+        # A token that is seconds old may not be known to all of GitHub yet, so its refusal says nothing.
         if kept is not None and refused == token_hash(kept.token) and now - kept.issued >= _YOUNGEST_REFUSED:
             _logger.warning("GitHub no longer accepts the token for %s (%s)", repository or "all", purpose)
             del self._kept[which]
@@ -237,6 +238,7 @@ class AppTokens:
             if kept is None or kept.expires - now <= _LEAST:
                 raise
             _logger.warning("The token for %s is not renewed yet: %s", repository or "all", error)
+            # Without a pause, each request for a token would ask GitHub again during its outage.
             kept = replace(kept, renew=min(now + _AGAIN_AFTER, kept.expires - _LEAST))
         self._kept[which] = kept
         self._forget_expired()
@@ -301,6 +303,7 @@ class AppTokens:
             raise _refused(AppProblem.SUSPENDED, places)
         if missing := permissions.missing(installation.permissions):
             raise _refused(AppProblem.PERMISSION_MISSING, places, missing=", ".join(missing))
+        # The token opens no more than its use needs, whatever the owner has granted to the App.
         body: dict[str, object] = {"permissions": permissions.narrowed(installation.permissions)}
         if not repository and within is not None:
             names = names_within(within, installation.account.login if installation.account else "")

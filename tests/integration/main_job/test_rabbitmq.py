@@ -10,8 +10,8 @@ from coding_agent_testbed.model.script import Script
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
+from tests.integration.core_queues.steps import Queue
 from tests.integration.main_job.scripts import finish, run, script, write
-from tests.integration.rabbitmq.steps import Queue
 
 Start = Callable[..., System]
 

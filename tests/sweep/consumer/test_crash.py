@@ -13,9 +13,9 @@ from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, Program, StartSystem, System, until
+from tests.integration.core_queues.steps import Queue
 from tests.integration.main_job.scripts import finish, run, script
 from tests.integration.operator.crash_proxy import CrashProxy
-from tests.integration.rabbitmq.steps import Queue
 
 pytestmark = pytest.mark.timeout(600)
 FLOW = {BOT, PROCESSING, DONE}

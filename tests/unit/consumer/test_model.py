@@ -25,7 +25,7 @@ from tests.unit.consumer.simulation import (
     Process,
     World,
 )
-from tests.unit.core_rounds.test_trigger import CHECKS
+from tests.unit.core_task.test_stored_rounds import CHECKS
 
 OUTCOMES = [
     UNAVAILABLE,

@@ -39,9 +39,9 @@ from coding_agent_forges.rest.calls import Read
 from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.consumer.making import ITEM, details
-from tests.unit.core_commands.test_commands import command
 from tests.unit.core_reporting.making import report
-from tests.unit.core_rounds.test_trigger import CHECKS
+from tests.unit.core_task.test_commands import command
+from tests.unit.core_task.test_stored_rounds import CHECKS
 
 GITHUB, GITLAB = "github.com", "gitlab.com"
 

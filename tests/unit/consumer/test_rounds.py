@@ -20,7 +20,7 @@ from tests.unit.consumer.simulation import BOT, DONE, PROCESSING, UNAVAILABLE, P
 from tests.unit.consumer.test_crash import reach
 from tests.unit.core_reporting import making
 from tests.unit.core_rounds.making import after, change
-from tests.unit.core_rounds.test_trigger import CHECKS, NEXT, NOW, REVIEW
+from tests.unit.core_task.test_stored_rounds import CHECKS, NEXT, NOW, REVIEW
 
 RECORD = after(RoundRecord(), RoundResult(REVIEW, NOW, RoundEnd.PUSHED, NEXT))
 

@@ -35,7 +35,7 @@ from coding_agent_core.task.round_report import recorded, trigger_of
 
 from tests.unit.consumer.making import ITEM
 from tests.unit.consumer.making import details as item
-from tests.unit.core_rounds.test_trigger import CHECKS
+from tests.unit.core_task.test_stored_rounds import CHECKS
 
 OWN = "coding-agent/b"
 

@@ -28,7 +28,7 @@ from coding_agent_core.task.runners import RunnerName
 
 from tests.unit.core_reporting import making as reports
 from tests.unit.core_rounds.making import HEAD, NOON, OURS, change, check, remark, review, rounds
-from tests.unit.core_rounds.test_trigger import CHECKS
+from tests.unit.core_task.test_stored_rounds import CHECKS
 
 SETTINGS = Settings.model_validate({"rounds": {"enabled": True}})
 INFRASTRUCTURE = change(checks=(check(conclusion=CheckConclusion.INFRASTRUCTURE),))

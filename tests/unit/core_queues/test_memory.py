@@ -24,8 +24,8 @@ from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_core.task.round_report import trigger_of
 
 from tests.fixtures.deliveries import asked, issue
-from tests.unit.core_commands.test_commands import command
-from tests.unit.core_rounds.test_trigger import CHECKS
+from tests.unit.core_task.test_commands import command
+from tests.unit.core_task.test_stored_rounds import CHECKS
 
 START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 

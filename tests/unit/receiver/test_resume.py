@@ -20,7 +20,7 @@ from coding_agent_receiver.resume import resumed
 
 from tests.fixtures.deliveries import NOW
 from tests.unit.core_reporting import making
-from tests.unit.core_rounds.test_trigger import CHECKS
+from tests.unit.core_task.test_stored_rounds import CHECKS
 from tests.unit.receiver.test_poller import ListedForge, labeled
 
 ENDED = "0" * 32

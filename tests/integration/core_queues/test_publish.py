@@ -14,7 +14,7 @@ from coding_agent_core.task.model import Origin
 from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, HASTE, Queue, Relay, claims, request, until
+from tests.integration.core_queues.steps import DEADLINE, HASTE, Queue, Relay, claims, request, until
 
 READINESS_S = 4
 """Seconds that a kubelet waits for the answer, by the chart's `timeoutSeconds`."""

@@ -18,8 +18,8 @@ from coding_agent_core.task.commands import (
 )
 from coding_agent_core.task.model import CommandName
 
-from tests.unit.core_commands.test_commands import command as of
-from tests.unit.core_commands.test_commands import minutes
+from tests.unit.core_task.test_commands import command as of
+from tests.unit.core_task.test_commands import minutes
 
 CANCEL, RETRY, RUN = CommandName.CANCEL, CommandName.RETRY, CommandName.RUN
 

@@ -15,8 +15,8 @@ from coding_agent_core.task.model import CommandName, Withdrawal
 from coding_agent_core.task.queued_task import QueuedTask
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import DEADLINE, PATIENT, Queue, Relay, claims, request, until
-from tests.unit.core_commands.test_commands import command
+from tests.integration.core_queues.steps import DEADLINE, PATIENT, Queue, Relay, claims, request, until
+from tests.unit.core_task.test_commands import command
 
 NewSource = Callable[..., RabbitMQSource]
 

@@ -8,7 +8,7 @@ from coding_agent_core.queues.rabbitmq.messages import Timing
 from coding_agent_core.settings.model import RabbitMQ
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import HASTE, QUICK, Queue
+from tests.integration.core_queues.steps import HASTE, QUICK, Queue
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from coding_agent_core.task.round_report import recorded, report_of_round, trigg
 from coding_agent_core.task.usage import Cost, Usage
 
 from tests.unit.core_reporting.making import ITEM, report
-from tests.unit.core_rounds.test_trigger import CHECKS, CONFLICT, NEXT, NOW, REVIEW
+from tests.unit.core_task.test_stored_rounds import CHECKS, CONFLICT, NEXT, NOW, REVIEW
 
 URL = "https://github.com/o/r/pull/8"
 Ended = tuple[Any, RoundEnd, str | None]

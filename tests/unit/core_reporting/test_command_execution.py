@@ -23,7 +23,7 @@ from coding_agent_core.task.model import CommandName, Item, Phase, Submission, T
 from coding_agent_core.task.runners import RunnerName
 from prometheus_client import CollectorRegistry
 
-from tests.unit.core_commands.test_commands import command
+from tests.unit.core_task.test_commands import command
 
 RUN, CANCEL, RETRY = CommandName.RUN, CommandName.CANCEL, CommandName.RETRY
 

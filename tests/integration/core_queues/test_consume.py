@@ -11,7 +11,7 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.messages import Timing
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.rabbitmq.steps import Queue, Relay, claims, request, until
+from tests.integration.core_queues.steps import Queue, Relay, claims, request, until
 
 NewSource = Callable[..., RabbitMQSource]
 

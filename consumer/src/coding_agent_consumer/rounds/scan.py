@@ -42,9 +42,9 @@ from coding_agent_consumer.rounds.asked_by import cause_gone
 _logger = logging.getLogger("coding_agent.rounds")
 
 _QUIET_S = 5.0
-"""Least number of seconds between two looks, because events come in bursts."""
+"""Least number of seconds between two scans, because events come in bursts."""
 _STOP_GRACE_S = 10.0
-"""Seconds within which a look must end after a stop."""
+"""Seconds within which a scan must end after a stop."""
 _FIRST_RETRY_S, _LONGEST_RETRY_S = 5.0, 300.0
 
 
@@ -53,7 +53,7 @@ class ConsumerScans:
     """Scans the open changes of one forge.
 
     Args:
-        source: says what the queue knows of the tasks, and whether this process looks regularly.
+        source: says what the queue knows of the tasks, and whether this process scans regularly.
         sink: takes the rounds.
     """
 
@@ -83,7 +83,7 @@ class ConsumerScans:
         while not stop.is_set():
             pause = min(_QUIET_S, times.interval)
             try:
-                # Nobody else looks as soon as time alone makes a round due, or after a failure.
+                # Nobody else scans as soon as time alone makes a round due, or after a failure.
                 is_ours = times.is_early or failures > 0
                 if times.is_regular and not is_ours and not await self.source.looks(self.forge.host):
                     times.postpone()

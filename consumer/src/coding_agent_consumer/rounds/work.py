@@ -121,7 +121,7 @@ class RoundWork:
         record = (state.rounds if state is not None else None) or RoundRecord()
         snapshot = await forge.snapshot(item)
         permissions = _Permissions(forge, snapshot)
-        # The look that created the round knew what they may do. Whoever else has written must not use up the
+        # The scan that created the round knew what they may do. Whoever else has written must not use up the
         # requests for them.
         await permissions.read(authors_of({*created.ids, *created.acts}, snapshot, record, policy))
         permissions.left = PERMISSIONS_LIMIT

@@ -45,7 +45,7 @@ _RESTARTED = (
 _INTERRUPTED = "It answers again. The interrupted operation was abandoned; the files are kept."
 
 Send = Callable[[asyncio.StreamWriter], Awaitable[None]]
-Ask = Callable[..., Awaitable[tuple[dict[str, Any], bytes]]]
+Exchange = Callable[..., Awaitable[tuple[dict[str, Any], bytes]]]
 
 
 class WorkspaceClient:
@@ -158,7 +158,7 @@ class WorkspaceClient:
         # A second try could lose what the first one had not moved yet.
         await self._seed({"op": "seed", "branch": branch, "over": "tracked"}, bundle, self._ask)
 
-    async def _seed(self, header: dict[str, Any], bundle: Path, ask: Ask) -> None:
+    async def _seed(self, header: dict[str, Any], bundle: Path, ask: Exchange) -> None:
         size = (await asyncio.to_thread(bundle.stat)).st_size
         if size > framing.MAX_BUNDLE:
             raise WorkspaceRequestError("The repository is larger than 4 GiB, which a workspace cannot hold.")

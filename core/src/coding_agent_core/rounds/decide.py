@@ -78,8 +78,8 @@ def open_work(
         return Work(notes=("The branch has no commit.",))
     access = WriteAccess(snapshot.own, policy, may_write)
     acts = acts_of(snapshot, record, policy, access, now)
-    look = _Look(snapshot, record, policy, now, acts, access)
-    work = look.work()
+    facts = _ChangeFacts(snapshot, record, policy, now, acts, access)
+    work = facts.work()
     if access.unknown:
         return Work(waiting=work.waiting, notes=work.notes, ask=access.ask)
     work = _behind_the_active(work) if active else work
@@ -138,12 +138,12 @@ def _taken_off_by_a_program(snapshot: ChangeSnapshot, policy: RoundPolicy) -> st
     return last.actor.login if access.is_ours(last.actor) or access.is_bot(last.actor) else None
 
 
-_Answer = RoundCause | Waiting | Stop | None
+_KindDecision = RoundCause | Waiting | Stop | None
 
 
 @dataclass(frozen=True)
-class _Look:
-    """One decision about a change, with all the facts that it is based on."""
+class _ChangeFacts:
+    """The facts about a change on which one decision is based, and the rules that decide."""
 
     snapshot: ChangeSnapshot
     record: RoundRecord
@@ -220,14 +220,14 @@ class _Look:
         first = self.acts.first_round(RoundKind.REVIEW)
         return budget.with_value(budget.value - self.record.spent(budget, first))
 
-    def _conflict(self) -> _Answer:
+    def _conflict(self) -> _KindDecision:
         if self.snapshot.mergeability is Mergeability.UNKNOWN:
             return Waiting(RoundKind.CONFLICT, None, "")  # the forge computes it after each push
         if self.snapshot.mergeability is not Mergeability.CONFLICT or not self.snapshot.base_commit:
             return None
         return self._bounded(RoundKind.CONFLICT, (self.snapshot.base_commit,))
 
-    def _review(self) -> _Answer:
+    def _review(self) -> _KindDecision:
         pending = pending_remarks(self.snapshot, self.record, self.policy, self.access)
         if self.access.unknown:
             who = named(sorted(self.access.unknown))
@@ -250,7 +250,7 @@ class _Look:
             answer = replace(answer, seen=min(answer.seen, min(left) - timedelta.resolution))
         return answer
 
-    def _checks(self, diagnosis: Diagnosis) -> _Answer:
+    def _checks(self, diagnosis: Diagnosis) -> _KindDecision:
         if not diagnosis.fixable and diagnosis.waiting is None:
             return None
         if self.snapshot.mergeability is Mergeability.CONFLICT:

@@ -146,7 +146,7 @@ def readable(pending: Sequence[PendingRemark]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Candidate:
     """A remark that may ask for work.
 
     Attributes:
@@ -165,7 +165,7 @@ def _own_bodies(snapshot: ChangeSnapshot, access: WriteAccess) -> list[str]:
     return [remark.body for remark in remarks if access.is_ours(remark.author)]
 
 
-def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
+def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Candidate]:
     """Yield the remarks in threads that nobody has resolved.
 
     A thread is outdated if its lines were changed later. Whoever changed them has normally seen the remarks,
@@ -187,7 +187,7 @@ def _in_threads(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcce
             current = current or remark.commit in replaced or _replaced_by_us(remark, pushes, access)
             if current or mentions(remark.body, access.own.login):
                 key, at = f"t{remark.id}", remark.published_at
-                yield _Found(key, at, remark.author, remark.body, is_mention=not current)
+                yield _Candidate(key, at, remark.author, remark.body, is_mention=not current)
 
 
 def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: WriteAccess) -> bool:
@@ -202,7 +202,7 @@ def _replaced_by_us(remark: Remark, pushes: Sequence[ChangeEvent], access: Write
     return first is not None and access.is_ours(first.actor)
 
 
-def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAccess) -> Iterator[_Found]:
+def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAccess) -> Iterator[_Candidate]:
     approved = {
         review.author.id: place
         for place, review in enumerate(snapshot.reviews)
@@ -215,7 +215,7 @@ def _in_reviews(snapshot: ChangeSnapshot, policy: RoundPolicy, access: WriteAcce
         asks = _asks(review, policy, approved_later=approved_later)
         if asks or mentions(review.body, access.own.login):
             key, at = f"r{review.id}", review.submitted_at
-            yield _Found(key, at, review.author, review.body, is_mention=not asks)
+            yield _Candidate(key, at, review.author, review.body, is_mention=not asks)
 
 
 def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool) -> bool:
@@ -229,7 +229,7 @@ def _asks(review: SubmittedReview, policy: RoundPolicy, *, approved_later: bool)
     return review.verdict is not ReviewVerdict.DISMISSED and not approved_later
 
 
-def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Found]:
+def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAccess) -> Iterator[_Candidate]:
     """Yield plain comments with a mention, and those that belong to a review.
 
     GitLab stores the text of a review as a plain comment and does not say to which review it belongs. So all
@@ -257,7 +257,7 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
         )
         if of_review or mentions(comment.body, access.own.login):
             key, at = f"c{comment.id}", comment.published_at
-            yield _Found(key, at, comment.author, comment.body, is_mention=not of_review)
+            yield _Candidate(key, at, comment.author, comment.body, is_mention=not of_review)
 
 
 def _taken_back(snapshot: ChangeSnapshot, access: WriteAccess) -> dict[str, int]:

@@ -29,17 +29,17 @@ from coding_agent_core.task.round_record import RoundRecord
 _logger = logging.getLogger("coding_agent.rounds")
 
 _PERMISSION_S = 600.0
-"""Seconds for which looks rely on a permission. When a round starts, permissions are read anew."""
+"""Seconds for which scans rely on a permission. When a round starts, permissions are read anew."""
 _DECISIONS = 3
-"""Maximum number of decisions in one look at a change. A further one is needed if permissions were read."""
+"""Maximum number of decisions in one scan of a change. A further one is needed if permissions were read."""
 _LOGINS = PERMISSIONS_LIMIT // _DECISIONS
 """Maximum number of permissions that are read for one decision."""
 _COMMENT_S = 60.0
-"""Seconds after a look that a stranger's comment caused until such a comment causes another one."""
+"""Seconds after a scan that a stranger's comment caused until such a comment causes another one."""
 _KNOWN = 1000
-"""Changes that looks at single changes remember; a look at all forgets those that are closed."""
+"""Changes that scans of single changes remember; a scan of all forgets those that are closed."""
 _FAILURES = 3
-"""After this many failed changes in a row, the forge or the queue is the problem, and the look ends."""
+"""After this many failed changes in a row, the forge or the queue is the problem, and the scan ends."""
 
 ScanHandler = Callable[[str, ChangeSnapshot], Awaitable[float | None]]
 """Handles a change, whose item has this hash; returns in how many seconds time alone makes a round due."""
@@ -81,7 +81,7 @@ class ScanTimes:
     is_early: bool = False
     _asked: dict[str, RequestedScan] = field(default_factory=dict)
     _limited_until: dict[str, float] = field(default_factory=dict)
-    """When strangers' comments may cause the next look at a change; times that are over are dropped."""
+    """When strangers' comments may cause the next scan of a change; times that are over are dropped."""
 
     def ask(self, item: Item, *, is_limited: bool = False) -> None:
         """Request a scan of a change, or of all changes if the item is the issue of an unknown change."""
@@ -231,7 +231,7 @@ class ChangeScans:
         changes = await self.forge.open_changes()
         if self._lists_all and not changes.complete:
             _logger.warning(
-                "%s has more of our open changes than a look lists: only %d have rounds",
+                "%s has more of our open changes than a scan lists: only %d have rounds",
                 self.forge.host,
                 len(changes.snapshots),
             )
@@ -263,7 +263,7 @@ class ChangeScans:
             return inf
         key = identity_hash(snapshot.item.identity)
         if key not in self.open and len(self.open) >= _KNOWN:
-            self._forget(OpenChanges(()))  # this process never looks at all changes
+            self._forget(OpenChanges(()))  # this process never scans all changes
         self.open |= {key}
         _, soonest = await self._handled(key, snapshot, look_at, is_last=False)
         return inf if soonest is None else soonest

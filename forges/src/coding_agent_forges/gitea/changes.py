@@ -106,7 +106,7 @@ class _PullRequest(ItemResponse):
         return ChangeState.OPEN if self.open else ChangeState.CLOSED
 
 
-class _Listed(ResponseModel):
+class _ListedPullRequest(ResponseModel):
     """A pull request in a search result, with the fields that identify it."""
 
     number: int
@@ -125,7 +125,7 @@ class _Branch(ResponseModel):
 
 
 @dataclass(frozen=True)
-class _Discussed:
+class _CachedDiscussion:
     """The discussion and the events of a pull request, read in one of its states."""
 
     of: object
@@ -156,7 +156,7 @@ class KnownPullRequest:
         refused: head and base of a pull request that did not merge, and since when.
     """
 
-    discussed: _Discussed | None = None
+    discussed: _CachedDiscussion | None = None
     refused: tuple[tuple[str, str], datetime] | None = None
 
 
@@ -181,7 +181,7 @@ class GiteaChanges:
         if self.settings.owner:
             params["owner"] = self.settings.owner
         call = Call("GET", "/repos/issues/search", "looking for our open pull requests", params)
-        listed = await self.client.entries(list[_Listed], call, limit=_LIST_PAGES)
+        listed = await self.client.entries(list[_ListedPullRequest], call, limit=_LIST_PAGES)
         items = tuple(self._item(one.repository, one.number) for one in listed.values)
         return await read_each(Read(items, listed.left_out), self.known, self._read, new=KnownPullRequest)
 
@@ -234,7 +234,7 @@ class GiteaChanges:
             snapshot, checks=checks, checks_problem=problem, base_checks=base_checks, left_out=left_out
         )
 
-    async def _discussed(self, item: Item, pull: _PullRequest, state: object) -> _Discussed:
+    async def _discussed(self, item: Item, pull: _PullRequest, state: object) -> _CachedDiscussion:
         discussion = GiteaDiscussion(self.client, item)
         timeline = await discussion.timeline()
         reviewed = await discussion.reviewed(timeline)
@@ -244,7 +244,7 @@ class GiteaChanges:
             base = await self.client.get(_Branch, call)
         except ForgeNotFoundError:
             base = _Branch()
-        return _Discussed(state, timeline, reviewed, base)
+        return _CachedDiscussion(state, timeline, reviewed, base)
 
     async def _checks_of_base(
         self, item: Item, commit: str, checks: Sequence[CheckResult]
@@ -281,7 +281,7 @@ class GiteaChanges:
         self,
         item: Item,
         pull: _PullRequest,
-        discussed: _Discussed,
+        discussed: _CachedDiscussion,
         read_at: datetime,
         mergeability: Mergeability,
     ) -> ChangeSnapshot:

@@ -96,13 +96,13 @@ class _FieldError(GraphqlError):
     path: tuple[str | int, ...] = ()
 
 
-class _Found(ResponseModel):
+class _SearchResponse(ResponseModel):
     nodes: list[dict[str, Any] | None]
     more: bool = Field(validation_alias=AliasPath("pageInfo", "hasNextPage"))
     after: str | None = Field(default=None, validation_alias=AliasPath("pageInfo", "endCursor"))
 
 
-class _Listed(ResponseModel):
+class _ListedPullRequest(ResponseModel):
     """A pull request in a search result, with the fields that show whether it has changed."""
 
     number: int
@@ -149,7 +149,7 @@ class Memory:
 
 
 class _QueryResponse(ResponseModel):
-    found: _Found | None = Field(default=None, validation_alias=AliasPath("data", "search"))
+    found: _SearchResponse | None = Field(default=None, validation_alias=AliasPath("data", "search"))
     one: dict[str, Any] | None = Field(
         default=None, validation_alias=AliasPath("data", "repository", "pullRequest")
     )
@@ -184,7 +184,7 @@ class GitHubChanges:
             left_out = (f"what comes after {_PAGES * _PAGE} pull requests",) if page.more else ()
             for index, node in enumerate(page.nodes):
                 try:
-                    found = _Listed.model_validate(node)
+                    found = _ListedPullRequest.model_validate(node)
                 except ValidationError as error:
                     _logger.warning(
                         "A pull request of ours cannot be read: %s gave an unexpected answer: %s",
@@ -398,7 +398,7 @@ class GitHubChanges:
             if str(newest.id) in failed
         }
 
-    async def _pages(self) -> AsyncIterator[tuple[_Found, tuple[_FieldError, ...], datetime]]:
+    async def _pages(self) -> AsyncIterator[tuple[_SearchResponse, tuple[_FieldError, ...], datetime]]:
         query = open_query(self.own.login, self.settings)
         what = "looking for our open pull requests"
         after: str | None = None

@@ -63,7 +63,7 @@ _ASKED = frozenset({"unreviewed", "review_started"})
 
 
 @dataclass(frozen=True)
-class _Discussed:
+class _CachedDiscussion:
     """The discussion and the events of a merge request, read in one of its states."""
 
     of: tuple[object, ...]
@@ -75,7 +75,7 @@ class _Discussed:
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _CachedChecks:
     """The checks of a pipeline, read in one of its states."""
 
     of: tuple[object, ...]
@@ -86,8 +86,8 @@ class _Checked:
 class KnownMergeRequest:
     """The cached responses about one merge request, and the base's tip at that time."""
 
-    discussed: _Discussed | None = None
-    checked: _Checked | None = None
+    discussed: _CachedDiscussion | None = None
+    checked: _CachedChecks | None = None
     base_commit: str = ""
     base_checks: Read[CheckResult] = field(default_factory=Read)
 
@@ -178,7 +178,7 @@ class GitLabChanges:
 
     async def _discussed(
         self, item: Item, where: str, merge_request: MergeRequestResponse, state: tuple[object, ...]
-    ) -> _Discussed:
+    ) -> _CachedDiscussion:
         async def events(name: str) -> Read[EventResponse]:
             call = Call("GET", f"{where}/{name}", f"reading the events of {item.display}")
             return await self.client.entries(list[EventResponse], call, limit=_EVENT_PAGES)
@@ -200,7 +200,7 @@ class GitLabChanges:
             Part.REVIEWERS: reviewers,
             Part.EVENTS: Read(left_out=(*labels.left_out, *states.left_out, *discussions.left_out)),
         }
-        return _Discussed(
+        return _CachedDiscussion(
             state,
             discussions.values,
             reviewers.values,
@@ -231,7 +231,7 @@ class GitLabChanges:
             return
         state = pipeline.id, pipeline.status, pipeline.updated_at
         if cache.checked is None or cache.checked.of != state or not pipeline.ended:
-            cache.checked = _Checked(state, await self._checks(item, pipeline))
+            cache.checked = _CachedChecks(state, await self._checks(item, pipeline))
         failed = any(
             check.conclusion in (CheckConclusion.FAILURE, CheckConclusion.TIMED_OUT)
             for check in cache.checked.checks.values
@@ -290,7 +290,7 @@ class GitLabChanges:
         item: Item,
         merge_request: MergeRequestResponse,
         cache: KnownMergeRequest,
-        discussed: _Discussed,
+        discussed: _CachedDiscussion,
         *,
         problem: str,
         read_at: datetime,

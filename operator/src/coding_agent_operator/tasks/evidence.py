@@ -142,7 +142,7 @@ def _asked(task: AgentTask, state: TaskState) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _SideStep:
     known: SideEvidence | None
     create: int | None = None
     delete: tuple[Job, ...] = ()
@@ -156,15 +156,15 @@ def _of_side(
     *,
     now: datetime,
     policy: AttemptPolicy,
-) -> _Found:
+) -> _SideStep:
     if recorded is not None and recorded.settled:
-        return _Found(recorded)
+        return _SideStep(recorded)
     named = {job.verify[1]: job for job in jobs if job.verify is not None and job.verify[0] is side}
     own = {number: job for number, job in named.items() if job.owner == task.uid}
     tries = max([0, *own, recorded.tries if recorded is not None else 0])
     free = next((number for number in range(tries + 1, MAX_TRIES + 1) if number not in named), None)
     if not tries and free is not None:
-        return _Found(None, create=free)
+        return _SideStep(None, create=free)
     if recorded is None or recorded.tries != tries:
         number = max(tries, 1)
         recorded = SideEvidence(job=evidence_job_name(task.name, side, number), tries=min(number, MAX_TRIES))
@@ -177,19 +177,19 @@ def _of_side(
         result = _result_of(job)
         if result is not None:
             told = {"commit": result.commit, "commands": result.commands, "problem": result.problem or None}
-            return _Found(recorded.model_copy(update={**told, "settled": True}))
+            return _SideStep(recorded.model_copy(update={**told, "settled": True}))
         problem = recorded.problem or (_NO_RESULT if job.complete else _told(outcome_of(job)))
     elif job.deleting:
-        return _Found(recorded)
+        return _SideStep(recorded)
     else:
         outcome = stuck(job, now, policy)
         if outcome is None:
-            return _Found(recorded)
-        return _Found(recorded.model_copy(update={"problem": _told(outcome)}), delete=(job,))
+            return _SideStep(recorded)
+        return _SideStep(recorded.model_copy(update={"problem": _told(outcome)}), delete=(job,))
     recorded = recorded.model_copy(update={"problem": problem})
     if free is None:
-        return _Found(recorded.model_copy(update={"settled": True}))
-    return _Found(recorded, create=free)
+        return _SideStep(recorded.model_copy(update={"settled": True}))
+    return _SideStep(recorded, create=free)
 
 
 def _told(outcome: AttemptOutcome) -> str:

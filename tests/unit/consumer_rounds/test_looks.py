@@ -246,7 +246,7 @@ async def test_changes_beyond_what_a_forge_lists_are_named_once(caplog: pytest.L
     place = Place(RED)
     place.forge.lists_all = False
     await place.look(3)
-    assert caplog.text.count("has more of our open changes than a look lists: only 1 have rounds") == 1
+    assert caplog.text.count("has more of our open changes than a scan lists: only 1 have rounds") == 1
 
 
 class Counted(FakeForge):

@@ -62,9 +62,49 @@ CHART_SETS = {
 
 _VARIABLE = r"\$\{[A-Za-z_]"
 """The beginning of a variable in config.yaml, as the settings' loader knows it."""
-MOVED_VALUES: dict[str, str] = {}
-"""Values of the chart that moved or went, and what to write instead. A key of `pods` is also one of the
-programs' sections."""
+_SERVICE = "`receiver.service.spec`, which takes this key"
+_MONITOR = "the same key of `metrics.serviceMonitor`, which holds for a PodMonitor too"
+_REGISTRY = "the repository with its registry, or `image.registry` for all images"
+MOVED_VALUES: dict[str, tuple[str, Any]] = {
+    "imagePullSecrets": ("`image.pullSecrets`", []),
+    "startupSeconds": ("`pods.startupProbe.failureThreshold`, with the same number", 300),
+    **{
+        f"{section}.image.registry": (_REGISTRY, "")
+        for section in ("receiver", "operator", "attempts", "userConfig", "egress")
+    },
+    "receiver.autoscaling.behavior": (
+        "nothing: Kubernetes' own behavior, which the default was; for another one, set "
+        "`receiver.autoscaling.enabled` to false, and write the HorizontalPodAutoscaler into `extraObjects`",
+        {
+            "scaleUp": {"stabilizationWindowSeconds": 0},
+            "scaleDown": {"stabilizationWindowSeconds": 300},
+        },
+    ),
+    "receiver.service.loadBalancerClass": (_SERVICE, ""),
+    "receiver.service.loadBalancerSourceRanges": (_SERVICE, []),
+    "receiver.service.externalTrafficPolicy": (_SERVICE, ""),
+    "receiver.service.ipFamilyPolicy": (_SERVICE, ""),
+    "receiver.service.ipFamilies": (_SERVICE, []),
+    "polling.suspend": ("`polling.enabled: false`", False),
+    "polling.startingDeadlineSeconds": ("nothing: 120 s", 120),
+    "polling.activeDeadlineSeconds": ("nothing: 600 s", 600),
+    "metrics.podMonitor.interval": (_MONITOR, "30s"),
+    "metrics.podMonitor.scrapeTimeout": (_MONITOR, ""),
+    "metrics.podMonitor.labels": (_MONITOR, {}),
+    "metrics.podMonitor.annotations": (_MONITOR, {}),
+    "metrics.podMonitor.relabelings": (_MONITOR, []),
+    "metrics.podMonitor.metricRelabelings": (_MONITOR, []),
+    "check.activeDeadlineSeconds": ("nothing: 270 s, less than the five minutes that Helm waits", 270),
+    "check.resources": (
+        "`resources` of the programs, which their check has too",
+        {
+            "requests": {"cpu": "50m", "memory": "64Mi", "ephemeral-storage": "16Mi"},
+            "limits": {"memory": "256Mi", "ephemeral-storage": "64Mi"},
+        },
+    ),
+}
+"""Values of the chart that moved or went: what to write instead, and the former default. The default is no
+error, because an upgrade with `--reuse-values` gives the defaults of the installed chart."""
 PROGRAMS = ("receiver", "operator", "reporter", "polling", "userConfig", "egress", "tokens")
 """The sections that take the keys of `pods` for one program."""
 
@@ -85,6 +125,8 @@ def values_schema() -> dict[str, Any]:
     for name in PROGRAMS:
         own = {**shared, "serviceAccount": {"$ref": "#/$defs/serviceAccount"}}
         schema["properties"][name]["properties"] |= own
+    for name in ("polling", "userConfig", "tokens"):  # one pod, or none
+        del schema["properties"][name]["properties"]["podDisruptionBudget"]
     # The Job of a poll would never end next to another container.
     del schema["properties"]["polling"]["properties"]["extraContainers"]
     settings = Settings.model_json_schema()
@@ -101,6 +143,7 @@ def values_schema() -> dict[str, Any]:
         node = schema
         for section in sections:
             node = node["properties"][section]
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
         node["properties"][last] = {}
     schema["properties"]["config"] = _tidy(settings)
     for name, definition in sorted(definitions.items()):
@@ -242,10 +285,11 @@ def moved() -> str:
     """Return the content of files/moved.yaml: what to write instead of each value that moved."""
     section = re.compile(rf"`(?=({'|'.join(Settings.model_fields)})\.)")
     found = {f"config.{key}": section.sub("`config.", instead) for key, instead in MOVED.items()}
+    values = {key: {"instead": instead, "default": was} for key, (instead, was) in MOVED_VALUES.items()}
     return (
         "# Written by charts/schema.py: values that moved, and what to write instead. The schema lets\n"
         "# them through, so that the chart can name the new place.\n"
-        + yaml.safe_dump(found | MOVED_VALUES, width=1000, allow_unicode=True)
+        + yaml.safe_dump(found | values, width=1000, allow_unicode=True)
     )
 
 

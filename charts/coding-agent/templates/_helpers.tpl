@@ -18,11 +18,11 @@ missing. Every template starts with this.
   {{- if or (not (hasKey $values $key)) (kindIs "invalid" (get $values $key)) -}}
     {{- $_ := set $values $key $default -}}
   {{- else if kindIs "map" $default -}}
-    {{- if not (has $key (list "resources" "behavior" "labels")) -}}
+    {{- if not (has $key (list "resources" "labels")) -}}
       {{- include "coding-agent.fill" (list (get $values $key) $default) -}}
     {{- end -}}
     {{- /* In a security context, null removes what the chart sets (`coding-agent.merged`). */}}
-    {{- if and (or (has $key (list "resources" "behavior" "labels" "config")) (not $default)) (not (hasSuffix "ecurityContext" $key)) -}}
+    {{- if and (or (has $key (list "resources" "labels" "config")) (not $default)) (not (hasSuffix "ecurityContext" $key)) -}}
       {{- include "coding-agent.dropNulls" (get $values $key) -}}
     {{- end -}}
   {{- end -}}
@@ -142,11 +142,13 @@ the release before. It counts for the images that the release named, unless the 
 {{- $image := index . 1 -}}
 {{- $release := $root.Files.Get "files/release.json" | fromJson -}}
 {{- $released := get $release.digests $image.repository -}}
-{{- $registry := $root.Values.global.imageRegistry | default $image.registry | default $root.Values.image.registry -}}
+{{- $registry := $root.Values.global.imageRegistry | default $root.Values.image.registry -}}
 {{- if $released }}{{ $registry = $registry | default $release.registry }}{{ end -}}
 {{- $tag := $image.tag | default $root.Values.image.tag -}}
 {{- $digest := $image.digest -}}
 {{- if not (or $digest $tag) }}{{ $digest = $released }}{{ end -}}
+{{- /* As in Docker's names: the first part is a host if it has a dot or a port. */}}
+{{- if regexMatch "^(localhost|[^/]*[.:][^/]*)/" $image.repository }}{{ $registry = "" }}{{ end -}}
 {{- if $registry }}{{ trimSuffix "/" $registry }}/{{ end -}}
 {{- $image.repository -}}
 {{- if $digest }}@{{ $digest }}{{ else }}:{{ $tag | default $root.Chart.AppVersion }}{{ end -}}

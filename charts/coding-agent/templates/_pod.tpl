@@ -119,7 +119,7 @@ times in which it differs from the others.
 {{- $root := index . 0 -}}
 {{- $pod := index . 1 -}}
 {{- $times := dict
-  "startupProbe" (dict "periodSeconds" 1 "timeoutSeconds" 5 "failureThreshold" $root.Values.startupSeconds)
+  "startupProbe" (dict "periodSeconds" 1 "timeoutSeconds" 5 "failureThreshold" 300)
   "livenessProbe" (dict "periodSeconds" 10 "timeoutSeconds" 5 "failureThreshold" 3)
   "readinessProbe" (dict "periodSeconds" 5 "timeoutSeconds" 5 "failureThreshold" 3)
 -}}
@@ -162,7 +162,7 @@ capabilities:
 {{/* The names of the image pull Secrets, as a list. */}}
 {{- define "coding-agent.pullSecretNames" -}}
 {{- $names := list -}}
-{{- range concat .Values.global.imagePullSecrets .Values.imagePullSecrets .Values.image.pullSecrets -}}
+{{- range concat .Values.global.imagePullSecrets .Values.image.pullSecrets -}}
   {{- $names = append $names (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) -}}
 {{- end -}}
 {{- uniq $names | toJson -}}

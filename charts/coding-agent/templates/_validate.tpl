@@ -7,15 +7,15 @@
 {{- range $forge, $_ := $facts -}}{{- $_ := set $tokens $forge "token" -}}{{- end -}}
 {{- $problems := list -}}
 {{- range $old, $new := .Files.Get "files/moved.yaml" | fromYaml -}}
-  {{- $places := list $old -}}
-  {{- if hasPrefix "pods." $old -}}
-    {{- range $program := list "receiver" "operator" "reporter" "polling" "userConfig" "egress" "tokens" -}}
-      {{- $places = append $places (printf "%s.%s" $program (trimPrefix "pods." $old)) -}}
-    {{- end -}}
-  {{- end -}}
-  {{- range $place := $places -}}
-    {{- if include "coding-agent.hasPath" (list $.Values $place) -}}
-      {{- $problems = append $problems (printf "%s: this setting moved; write instead: %s" $place $new) -}}
+  {{- if include "coding-agent.hasPath" (list $.Values $old) -}}
+    {{- $given := $.Values -}}
+    {{- range splitList "." $old -}}{{- $given = get $given . -}}{{- end -}}
+    {{- /* `--reuse-values` gives the defaults of the installed chart. */}}
+    {{- if not (and (kindIs "map" $new) (or (kindIs "invalid" $given) (eq (toJson $given) (toJson $new.default)))) -}}
+      {{- $instead := $new -}}
+      {{- if kindIs "map" $new -}}{{- $instead = $new.instead -}}{{- end -}}
+      {{- $said := hasPrefix "nothing: " $instead | ternary "was removed: " "moved; write instead: " -}}
+      {{- $problems = append $problems (printf "%s: this setting %s%s" $old $said (trimPrefix "nothing: " $instead)) -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -91,7 +91,7 @@
   {{- $_ := set $labels (printf "%s.podLabels" $section) ((index $.Values $section).podLabels | default dict) -}}
 {{- end -}}
 {{- range $kind, $metrics := .Values.metrics -}}
-  {{- $_ := set $labels (printf "metrics.%s.labels" $kind) $metrics.labels -}}
+  {{- $_ := set $labels (printf "metrics.%s.labels" $kind) (kindIs "map" $metrics.labels | ternary $metrics.labels dict) -}}
 {{- end -}}
 {{- range $path, $given := $labels -}}
   {{- range $reserved := include "coding-agent.reservedLabels" $ | fromJsonArray -}}

@@ -1,5 +1,6 @@
 """A key that the values lack has its default: `helm upgrade --reuse-values` brings no key that is newer."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -42,9 +43,24 @@ def test_without_any_default_the_same_is_made(tmp_path: Path) -> None:
     assert render_without_defaults(tmp_path, {}, file) == render_text(file, values=GIVEN)
 
 
+def test_the_defaults_that_an_older_chart_had_are_no_error() -> None:
+    """An upgrade with `--reuse-values` gives them."""
+    moved = yaml.safe_load((CHART / "files" / "moved.yaml").read_text())
+    former: dict[str, Any] = copy.deepcopy(GIVEN)
+    for old, new in moved.items():
+        if isinstance(new, dict):
+            *sections, name = old.split(".")
+            section = former
+            for key in sections:
+                section = section.setdefault(key, {})
+            section[name] = new["default"]
+    file = CHART / "ci" / "everything-values.yaml"
+    assert render_text(file, values=former) == render_text(file, values=GIVEN)
+
+
 def nulls(values: dict[str, Any]) -> dict[str, Any]:
     """Null for every value, also for those of groups. In a map that is one value, null removes an entry."""
-    one_value = ("resources", "behavior", "labels")
+    one_value = ("resources", "labels")
     return {
         key: nulls(value)
         if isinstance(value, dict) and any(value.values()) and key not in one_value

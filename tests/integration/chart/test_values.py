@@ -14,11 +14,20 @@ from tests.chart.helm import CHART, VALUES_FILES, HelmError, helm, objects_of, o
 pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("rendered-chart")]
 
 REQUIRED = CHART / "ci" / "required-values.yaml"
+FILE = yaml.safe_load((CHART / "files" / "moved.yaml").read_text())
+
+
+def sentence(instead: str) -> str:
+    if instead.startswith("nothing: "):
+        return f"was removed: {instead.removeprefix('nothing: ')}"
+    return f"moved; write instead: {instead}"
+
+
 # A setting and one below it cannot be given at once.
 MOVED = [
-    entry
-    for entry in yaml.safe_load((CHART / "files" / "moved.yaml").read_text()).items()
-    if entry[0] != "config.operator.job.agent"
+    (old, sentence(new["instead"] if isinstance(new, dict) else new))
+    for old, new in FILE.items()
+    if old != "config.operator.job.agent"
 ]
 IN_A_SECTION = {
     "config.context_storage.s3.": "config.context_storage.s3.bucket=logs,"
@@ -113,7 +122,7 @@ IMPOSSIBLE = [
         "config.operator.job.runtime_classes: config.operator.job.pod_template.spec.runtimeClassName already",
     ),
     *(
-        (f"{old}=1", f"{old}: this setting moved; write instead: {new}")
+        (f"{old}=1", f"{old}: this setting {new}")
         for old, new in MOVED
         if not old.startswith(tuple(IN_A_SECTION))
     ),
@@ -137,7 +146,7 @@ WITH_THE_OPERATOR = [
     ),
     ("egress.enabled=true,proxy.https=http://proxy:3128", "egress.parent.host: required with proxy.http"),
     *(
-        (f"{required},{old}=1", f"{old}: this setting moved; write instead: {new}")
+        (f"{required},{old}=1", f"{old}: this setting {new}")
         for old, new in MOVED
         for section, required in IN_A_SECTION.items()
         if old.startswith(section)
@@ -201,7 +210,6 @@ def test_labels_by_which_objects_are_found_are_refused() -> None:
         "receiver.service.labels": ("name",),
         "httpRoute.labels": ("name",),
         "metrics.serviceMonitor.labels": ("name",),
-        "metrics.podMonitor.labels": ("name",),
         "metrics.prometheusRule.labels": ("instance",),
         "metrics.dashboard.labels": ("name",),
     }

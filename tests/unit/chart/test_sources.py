@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,13 +40,19 @@ def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
 def test_the_schema_knows_every_value_and_no_other() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    programs = load(ROOT / "charts" / "schema.py").PROGRAMS
+    source = load(ROOT / "charts" / "schema.py")
+    programs, moved = source.PROGRAMS, defaultdict[str, set[str]](set)
+    for key in source.MOVED_VALUES:
+        section, _, name = key.rpartition(".")
+        moved[section].add(name)
 
     def compare(node: dict[str, Any], value: Any, path: str) -> None:
         node = schema["$defs"][node["$ref"].rsplit("/", 1)[-1]] if "$ref" in node else node
         if path == ".config" or "properties" not in node or not isinstance(value, dict) or not value:
             return
-        optional = {"claims"} | {f"{one}{end}" for one in Platform for end in ("", "Previous")}
+        optional = {"claims", *moved.get(path.removeprefix("."), ())} | {
+            f"{one}{end}" for one in Platform for end in ("", "Previous")
+        }
         if path.removeprefix(".") in programs:
             optional |= set(values["pods"])
         assert set(node["properties"]) - optional == set(value) - optional, path
@@ -59,7 +66,8 @@ def test_the_upgrade_notes_list_every_setting_that_moved() -> None:
     text = (ROOT / "docs" / "operations" / "index.md").read_text()
     listed = dict(re.findall(r"^\| `([a-zA-Z0-9_.]+)` \| (.*) \|$", text, re.MULTILINE))
     moved = yaml.safe_load((CHART / "files" / "moved.yaml").read_text())
-    assert listed == moved
+    assert (CHART / "files" / "moved.yaml").read_text() == load(ROOT / "charts" / "schema.py").moved()
+    assert listed == {old: new["instead"] if isinstance(new, dict) else new for old, new in moved.items()}
     schema = json.loads((CHART / "values.schema.json").read_text())
     for old in moved:
         node = schema

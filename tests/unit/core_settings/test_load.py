@@ -78,7 +78,7 @@ def test_every_variable_wins_over_the_file(tmp_path: Path) -> None:
         (
             "operator:\n  sweep_interval: 60\n",
             {},
-            "line 2: operator.sweep_interval: this setting moved; write instead: nothing: 300 s (tests: "
+            "line 2: operator.sweep_interval: this setting was removed: 300 s (tests: "
             "`development.sweep_interval`)",
         ),
         (

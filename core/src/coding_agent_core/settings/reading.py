@@ -357,11 +357,18 @@ def _sentences(
         where = variable or (f"{file}, line {line}" if line else "defaults" if path else file)
         text = problem_of(detail)
         if detail["type"] == "extra_forbidden":
-            instead = MOVED.get(key)
-            text = f"this setting moved; write instead: {instead}" if instead else "unknown setting"
-            text += "" if instead else _suggestion(model, path)
+            text = _moved(key) or "unknown setting" + _suggestion(model, path)
         sentences.append(f"{where}: {key}: {text}" if path else f"{where}: {text}")
     return sentences
+
+
+def _moved(key: str) -> str:
+    """Return what to write instead of a setting; empty if it never was one."""
+    instead = MOVED.get(key, "")
+    constant = instead.removeprefix("nothing: ")
+    if constant != instead:
+        return f"this setting was removed: {constant}"
+    return f"this setting moved; write instead: {instead}" if instead else ""
 
 
 def _suggestion(model: Any, path: KeyPath) -> str:

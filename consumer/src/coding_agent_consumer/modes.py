@@ -339,15 +339,15 @@ async def _located(forge: Forge, item: Item) -> Item:
     """
     if not item.repository or item.project_id is None:
         return await forge.locate(item)
-    found = await forge.locate(item.model_copy(update={"repository": ""}))
-    if found.repository.lower() != item.repository.lower():
+    located = await forge.locate(item.model_copy(update={"repository": ""}))
+    if located.repository.lower() != item.repository.lower():
         named = await forge.locate(item.model_copy(update={"project_id": None}))
         if named.project_id != item.project_id:
             raise ForgeNotFoundError(
-                f"Project {item.project_id} is {found.repository} and not {item.repository}, for which the"
+                f"Project {item.project_id} is {located.repository} and not {item.repository}, for which the"
                 " task was created."
             )
-    return found
+    return located
 
 
 def check_model(settings: Settings) -> None:

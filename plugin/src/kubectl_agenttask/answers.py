@@ -140,13 +140,13 @@ def platform_of(arguments: Namespace, asker: Asker) -> Platform:
     Raises:
         UsageError: it is not given, or unknown.
     """
-    known = ", ".join(Platform)
+    names = ", ".join(Platform)
     default = "github" if asker.interactive else None
-    given = arguments.platform or asker.text(f"Forge: {known}", "--platform", default)
+    given = arguments.platform or asker.text(f"Forge: {names}", "--platform", default)
     try:
         return Platform(given)
     except ValueError:
-        raise UsageError(f"{given!r} is not a forge: choose one of {known}") from None
+        raise UsageError(f"{given!r} is not a forge: choose one of {names}") from None
 
 
 def collect(
@@ -207,14 +207,14 @@ def _model(
     url = given_url or asker.text("Address of the model's API", "--model-url", getattr(section, address))
     model = arguments.model or environment.get(variable_of("llm", provider, "model"))
     model = model or asker.text("Name of the model", "--model", section.model)
-    found: dict[str, object] = {address: url, "model": model}
+    values: dict[str, object] = {address: url, "model": model}
     if provider in _KEYLESS:
-        return {"provider": provider, provider: found}, ""
+        return {"provider": provider, provider: values}, ""
     variable = variable_of("llm", provider, "api_key")
     own_service = url == getattr(section, address)
     key = environment.get(variable) or stored.model_key.at(url)
     key = key or asker.password("Key of the model", variable, optional=not own_service)
-    return {"provider": provider, provider: found | {"api_key": key}}, key
+    return {"provider": provider, provider: values | {"api_key": key}}, key
 
 
 def _check_repositories(repositories: tuple[str, ...]) -> None:

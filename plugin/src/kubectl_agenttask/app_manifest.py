@@ -77,7 +77,7 @@ class Registration:
 
     def manifest(self) -> dict[str, object]:
         """Return the manifest, with the permissions that the programs need and no others."""
-        found: dict[str, object] = {
+        fields: dict[str, object] = {
             "name": self.name,
             "url": self.web,
             # GitHub adds the code to this address. The page exists, so the browser shows no error.
@@ -86,9 +86,9 @@ class Registration:
             "default_permissions": needed_permissions(),
         }
         if self.webhook_url:
-            found["hook_attributes"] = {"url": self.webhook_url, "active": True}
-            found["default_events"] = list(EVENTS)
-        return found
+            fields["hook_attributes"] = {"url": self.webhook_url, "active": True}
+            fields["default_events"] = list(EVENTS)
+        return fields
 
     def page(self) -> str:
         """Return the page that sends the manifest, because GitHub takes it only from a form."""

@@ -184,15 +184,15 @@ class ClusterAccess:
         self, everywhere: bool, selector: str, seconds: float, known: Sequence[AgentTask]
     ) -> Iterator[tuple[AgentTask, bool]]:
         """Yield the stored tasks, then the known tasks that are gone, then the changes of one watch."""
-        found, version = dict[str, AgentTask](), ""
+        tasks, version = dict[str, AgentTask](), ""
         for page in self._pages(everywhere=everywhere, selector=selector):
             version = page["metadata"]["resourceVersion"]
             for body in page["items"]:
                 task = AgentTask.of(body)
-                found[task.uid] = task
+                tasks[task.uid] = task
                 yield task, True
         for task in known:
-            if task.uid not in found:
+            if task.uid not in tasks:
                 yield task, False
         lasts = max(1, int(min(seconds, _WATCH)))
         listing, where = self._listing(everywhere)
@@ -343,13 +343,13 @@ class ClusterAccess:
     def pods(self, task: str) -> list[Body]:
         """Return the existing pods of a task's attempts."""
         with sentences("list pods"):
-            found = self._core.list_namespaced_pod(
+            listed = self._core.list_namespaced_pod(
                 self.namespace,
                 label_selector=f"{LABEL_TASK}={task}",
                 _preload_content=False,
                 _request_timeout=_TIMEOUT,
             )
-        return list(json.loads(found.data)["items"])
+        return list(json.loads(listed.data)["items"])
 
     def create_pod(self, manifest: Body) -> str:
         """Create a pod and return its name."""
@@ -377,13 +377,13 @@ class ClusterAccess:
     def events(self, task: str) -> list[Body]:
         """Return the Kubernetes Events about a task; the oldest is first."""
         with sentences("list events"):
-            found = self._core.list_namespaced_event(
+            listed = self._core.list_namespaced_event(
                 self.namespace,
                 field_selector=f"involvedObject.kind=AgentTask,involvedObject.name={task}",
                 _preload_content=False,
                 _request_timeout=_TIMEOUT,
             )
-        events = list(json.loads(found.data)["items"])
+        events = list(json.loads(listed.data)["items"])
         return sorted(events, key=_moment)
 
     def log(self, pod: str, container: str, *, follow: bool) -> Iterator[bytes]:

@@ -65,16 +65,16 @@ def list_tasks(session: Session, arguments: Namespace) -> None:
     if arguments.watch:
         _watch(session, arguments)
         return
-    found = _listed(session, arguments)
+    tasks = _listed(session, arguments)
     if arguments.output in OBJECTS:
-        show_tasks(session.out, found, arguments.output)
+        show_tasks(session.out, tasks, arguments.output)
         return
     where = "in any namespace" if arguments.all_namespaces else f"in namespace {session.cluster.namespace}"
-    if not found:
+    if not tasks:
         selected = " that match" if arguments.active or arguments.repo else ""
         session.notes.print(f"No agenttasks{selected} {where}.")
         return
-    show_table(session.out, _columns(arguments), _rows(session, arguments, found))
+    show_table(session.out, _columns(arguments), _rows(session, arguments, tasks))
 
 
 def _listed(session: Session, arguments: Namespace) -> list[AgentTask]:
@@ -573,16 +573,14 @@ def _wait(session: Session, name: str, image: str) -> int:
     """Wait for the pod's end, and return the exit status of its script."""
     end = session.monotonic() + HOSTS_DEADLINE
     while True:
-        found = session.cluster.pod(name)
-        states = [
-            one.get("state") or {} for one in (found.get("status") or {}).get("containerStatuses") or ()
-        ]
+        pod = session.cluster.pod(name)
+        states = [one.get("state") or {} for one in (pod.get("status") or {}).get("containerStatuses") or ()]
         ended = next((state["terminated"] for state in states if "terminated" in state), None)
         if ended is not None and ended.get("exitCode") == _NO_SHELL:
             raise PluginError(f"{image} cannot run `sh`: {ended.get('message') or ended.get('reason')}")
         if ended is not None:
             return int(ended["exitCode"])
-        why = waiting_for(found)
+        why = waiting_for(pod)
         if why in _CANNOT_START:
             raise PluginError(
                 f"{image} cannot start: {why}. Check its name, and give --pull-secret for a private registry."

@@ -96,13 +96,13 @@ class _Values(BaseCompleter):
 
 def _names(prefix: str, arguments: Namespace, *, active: bool) -> Mapping[str, str]:
     """Return the names of tasks or, if a person has begun to write an item, the items that have tasks."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     for task in _tasks(arguments, active=active):
         if "/" in prefix and task.item:
-            found[task.item] = task.phase
+            names[task.item] = task.phase
         else:
-            found[task.name] = f"{task.item} {task.phase}".strip()
-    return found
+            names[task.name] = f"{task.item} {task.phase}".strip()
+    return names
 
 
 @dataclass(frozen=True)

@@ -192,18 +192,18 @@ class ForgeExamination:
 async def app_findings(section: GitHub, key: SecretSettings, repositories: Sequence[str]) -> list[Finding]:
     """Get a token of the App for each repository, because GitHub then says what is wrong with the App."""
     tokens = connect_app(section, policy=QUICK, key=key)
-    found = []
+    findings = []
     try:
         for repository in repositories:
             try:
                 await tokens.token(repository, Purpose.CONSUMER)
             except (ForgeError, SettingsError) as error:
-                found.append(wrong("GitHub App", str(error)))
+                findings.append(wrong("GitHub App", str(error)))
             else:
-                found.append(ok("GitHub App", f"it may work in {repository}"))
+                findings.append(ok("GitHub App", f"it may work in {repository}"))
     finally:
         await tokens.aclose()
-    return found or [unknown("GitHub App", _NO_REPOSITORY)]
+    return findings or [unknown("GitHub App", _NO_REPOSITORY)]
 
 
 def credential(installation: Installation, settings: Settings, given: SecretSettings) -> str:

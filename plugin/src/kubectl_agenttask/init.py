@@ -240,19 +240,19 @@ class _Initializer:
 
     def _check(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> InitChecks:
         """Check everything that can be checked without a change, and print it."""
-        found = list(self._own_clock())
+        findings = list(self._own_clock())
         if app is not None:
             account = app.account
             section = _app_section(answers, app)
-            found += self._runner.run(app_findings(section, app.key, answers.repositories))
-            found += self._app_webhook(answers)
+            findings += self._runner.run(app_findings(section, app.key, answers.repositories))
+            findings += self._app_webhook(answers)
         else:
             account, of_token = self._runner.run(self._token_checks(answers, setup))
-            found += of_token
-        found.append(ask_model(answers.llm, answers.model_key, key_place(answers.llm)))
-        for finding in found:
+            findings += of_token
+        findings.append(ask_model(answers.llm, answers.model_key, key_place(answers.llm)))
+        for finding in findings:
             self._session.out.print(finding.line, soft_wrap=True)
-        return InitChecks(tuple(found), account)
+        return InitChecks(tuple(findings), account)
 
     async def _token_checks(self, answers: InitInput, setup: ForgeSetup) -> tuple[str, list[Finding]]:
         """Return the login of the token's account, empty if the forge refuses the token, and the findings."""
@@ -366,13 +366,13 @@ class _Initializer:
 
     def _destination(self, name: str, url: str) -> Destination:
         """Resolve the destination of a URL, and print what a person must add to the values."""
-        found = destination_of(url)
+        destination = destination_of(url)
         try:
-            return replace(found, pods=pods_behind(self._session.cluster.api_client, found))
+            return replace(destination, pods=pods_behind(self._session.cluster.api_client, destination))
         except UnknownPodsError as error:
-            self._session.out.print(unknown_pods(name, found, str(error)).line, soft_wrap=True)
+            self._session.out.print(unknown_pods(name, destination, str(error)).line, soft_wrap=True)
             # A private address is more often outside the cluster than a Service in it.
-            return replace(found, unknown=found.service is not None)
+            return replace(destination, unknown=destination.service is not None)
 
     def _write_values(self, file: Path, earlier: Mapping[str, Any], values: Mapping[str, Any]) -> None:
         """Write the values file. Keys of an earlier file that are not ours stay."""
@@ -406,14 +406,14 @@ class _Initializer:
 
 def labels_of(settings: Labels) -> tuple[NewLabel, ...]:
     """Return the labels that the agent uses."""
-    found = [
+    labels = [
         NewLabel(settings.bot_label, "1d76db", "The coding agent shall work on this"),
         NewLabel(settings.processing_label, "fbca04", "The coding agent is at work"),
         NewLabel(settings.done_label, "0e8a16", "The coding agent has finished"),
     ]
     if settings.failed_label is not None:
-        found.append(NewLabel(settings.failed_label, "b60205", "The coding agent has failed"))
-    return tuple(found)
+        labels.append(NewLabel(settings.failed_label, "b60205", "The coding agent has failed"))
+    return tuple(labels)
 
 
 def _connect(answers: InitInput, app: GitHubApp | None) -> Forge:
@@ -431,22 +431,22 @@ async def _repository_checks(
     answers: InitInput, setup: ForgeSetup, repository: str, account: str
 ) -> list[Finding]:
     try:
-        known = await setup.repository(repository)
+        rights = await setup.repository(repository)
     except ForgeNotFoundError as error:
         hint = f"check the name, and invite {account} to the repository"
         return [wrong("repository", f"{error}. If it exists, {hint}")]
     except ForgeError as error:
         return [wrong("repository", str(error))]
-    found = repository_findings(known, account)
-    if answers.webhook_url and not known.may_add_webhook:
-        found.append(
+    findings = repository_findings(rights, account)
+    if answers.webhook_url and not rights.may_add_webhook:
+        findings.append(
             wrong(
                 "webhook",
-                f"{account} may not create webhooks in {known.path}. Leave out --webhook and create the "
+                f"{account} may not create webhooks in {rights.path}. Leave out --webhook and create the "
                 "webhook yourself, or make the account an administrator",
             )
         )
-    return found
+    return findings
 
 
 def _read_values(file: Path) -> dict[str, Any]:

@@ -93,14 +93,14 @@ class Installation:
         """Return a Secret; `None` if it, or its namespace, does not exist."""
         with sentences(f"get secret {name}"):
             try:
-                found = self._core.read_namespaced_secret(name, self.namespace, _request_timeout=_TIMEOUT)
+                stored = self._core.read_namespaced_secret(name, self.namespace, _request_timeout=_TIMEOUT)
             except NotFoundException:
                 return None
         values = {
             key: base64.b64decode(value).decode("utf-8", "replace")
-            for key, value in (found.data or {}).items()
+            for key, value in (stored.data or {}).items()
         }
-        return StoredSecret(values, found.metadata.annotations or {})
+        return StoredSecret(values, stored.metadata.annotations or {})
 
     def write_secret(
         self, name: str, values: Mapping[str, str], notes: Mapping[str, str] | None = None

@@ -57,7 +57,7 @@ def read_definition(place: str) -> Body:
         documents = list(yaml.safe_load_all(text))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UsageError(f"--crd {place} cannot be read: {error}") from error
-    found = [
+    definitions = [
         one
         for one in documents
         if isinstance(one, dict)
@@ -65,12 +65,12 @@ def read_definition(place: str) -> Body:
         and (one.get("metadata") or {}).get("name") == _NAME
         and (one.get("spec") or {}).get("versions")
     ]
-    if len(found) != 1:
+    if len(definitions) != 1:
         raise UsageError(
-            f"--crd {place} contains the CustomResourceDefinition {_NAME} {len(found)} times instead of "
-            "once. Give crds/agenttask.yaml of the other release, or the output of `helm get manifest`."
+            f"--crd {place} contains the CustomResourceDefinition {_NAME} {len(definitions)} times instead "
+            "of once. Give crds/agenttask.yaml of the other release, or the output of `helm get manifest`."
         )
-    return dict(found[0])
+    return dict(definitions[0])
 
 
 def check_schema(session: Session, definition: Body) -> Iterator[Finding]:

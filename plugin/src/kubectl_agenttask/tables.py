@@ -96,14 +96,14 @@ def state_text(task: Body, ended: Phase | None = None) -> str:
     shown = phase(task) if ended is None else ended.value
     reason, position = _text(task, "status", "reason"), _text(task, "status", "queuePosition")
     attempt, change = _text(task, "status", "attempt"), _text(task, "status", "result", "changeURL")
-    found = [
+    texts = [
         f"agenttask {_name(task)} {shown}",
         f" ({reason})" if reason and reason != shown else "",
         f", position {position}" if position else "",
         f", attempt {attempt}" if attempt else "",
         f": {change}" if change else "",
     ]
-    return "".join(found)
+    return "".join(texts)
 
 
 def widths(rows: Iterable[Sequence[str]]) -> tuple[int, ...]:

@@ -277,14 +277,14 @@ def agent_targets(settings: EgressSettings) -> tuple[ProxyTarget, ...]:
         urls.append(settings.user_config_api.url)
     if settings.context_storage.s3 is not None:
         urls += filter(None, (_bucket(settings.context_storage.s3), settings.context_storage.s3.exchange))
-    found = []
+    targets = []
     for url in urls:
         parts = urlsplit(url)
         host = parts.hostname or ""
         # This allows a tunnel to an http port too: some clients tunnel everything.
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        found.append(ProxyTarget(f"[{host}]" if ":" in host else host, port))
-    return tuple(dict.fromkeys(found))
+        targets.append(ProxyTarget(f"[{host}]" if ":" in host else host, port))
+    return tuple(dict.fromkeys(targets))
 
 
 def _bucket(s3: S3) -> str:

@@ -139,16 +139,16 @@ def upstreams(settings: Settings) -> list[Upstream]:
         _check_identity(settings)
     spec = model_spec(settings)
     identity = WorkloadIdentity(cloud) if cloud is not None else None
-    found = [Upstream(spec.wire_format, spec.base_url, spec.api_key, identity)]
+    providers = [Upstream(spec.wire_format, spec.base_url, spec.api_key, identity)]
     for name in _VENDORS:
         section = getattr(settings.llm, name)
         key = Secrets(section.api_key).first()
         if WireFormat(name) is not spec.wire_format and key is not None:
-            found.append(Upstream(WireFormat(name), section.base_url, key))
+            providers.append(Upstream(WireFormat(name), section.base_url, key))
     for fallback in settings.gateway.fallbacks:
         key = Secrets(fallback.api_key).first()
-        found.append(Upstream(WireFormat(fallback.format), fallback.base_url, key))
-    return found
+        providers.append(Upstream(WireFormat(fallback.format), fallback.base_url, key))
+    return providers
 
 
 def allowed_models(settings: Settings) -> tuple[str, ...]:

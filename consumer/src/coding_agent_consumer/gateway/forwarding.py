@@ -301,15 +301,15 @@ class GatewayApp:
                 await self._give_up(turn)
                 raise _ClientGoneError
             gone.cancel()
-        found = turn.result()
-        if isinstance(found, Verdict):
+        reservation = turn.result()
+        if isinstance(reservation, Verdict):
             self.gateway.exhausted.set()
             raise RequestRefusedError(
                 402,
                 f"The task may spend {self.ledger.allowance} on the model, and has spent"
                 f" {self.gateway.spent}; this request does not fit.",
             )
-        return found
+        return reservation
 
     async def _give_up(self, turn: asyncio.Future[int | Verdict]) -> None:
         turn.cancel()

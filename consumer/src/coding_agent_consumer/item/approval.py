@@ -121,13 +121,13 @@ def newer(entry: Comment | Review, at: datetime | None) -> str | None:
 
 def strangers_revisions(revisions: Sequence[Revision], strangers: frozenset[str]) -> tuple[Revision, ...]:
     """Return strangers' revisions, one for each person and part of the item, in the order of `Revised`."""
-    found = {
+    revised = {
         (revision.what, revision.user): revision
         for revision in revisions
         if revision.user.casefold() in strangers
     }
     order = list(Revised)
-    return tuple(found[key] for key in sorted(found, key=lambda key: (order.index(key[0]), key[1])))
+    return tuple(revised[key] for key in sorted(revised, key=lambda key: (order.index(key[0]), key[1])))
 
 
 def entries(conversation: Conversation) -> list[Comment | Review]:

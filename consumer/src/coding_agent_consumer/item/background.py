@@ -256,14 +256,14 @@ class InstructionFile:
 
 async def instruction_files(repository: BareClone, commit: str) -> tuple[InstructionFile, ...]:
     """Return a commit's instruction files: those at the root, then nested ones; equal texts only once."""
-    found: list[InstructionFile] = []
+    selected: list[InstructionFile] = []
     for entry in select(await repository.tree(commit)):
         content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
         text = content.decode("utf-8", "replace").strip()
         # CLAUDE.md is often a copy of AGENTS.md, and would cost its tokens twice.
-        if text and text not in [file.text for file in found]:
-            found.append(InstructionFile(entry.path, text))
-    return tuple(found)
+        if text and text not in [file.text for file in selected]:
+            selected.append(InstructionFile(entry.path, text))
+    return tuple(selected)
 
 
 def select(entries: Iterable[TreeEntry]) -> list[TreeEntry]:

@@ -347,13 +347,13 @@ async def branch_for(
     Raises:
         ForgeError: the forge does not say whether an earlier run's change is still open.
     """
-    known = previous.branch if previous is not None and previous.change_url is not None else None
-    still_open = known is not None and await forge.find_change(item, branch=known) is not None
+    last_branch = previous.branch if previous is not None and previous.change_url is not None else None
+    still_open = last_branch is not None and await forge.find_change(item, branch=last_branch) is not None
     if not continues and not still_open:
         # The newest first: an older branch was usually merged or closed.
         for earlier in range(run - 1, max(0, run - 1 - _EARLIER_RUNS), -1):
             of_earlier = _branch_of_run(prefix, item, earlier)
-            if of_earlier != known and await forge.find_change(item, branch=of_earlier) is not None:
+            if of_earlier != last_branch and await forge.find_change(item, branch=of_earlier) is not None:
                 return of_earlier
     return work_branch(
         prefix, item, run=run, previous=previous, continues=continues, previous_change_open=still_open

@@ -515,13 +515,13 @@ async def _commit_of(git: Git, reference: str) -> str:
 
 def parse_tree(listing: bytes) -> list[TreeEntry]:
     """Return the entries that `git ls-tree -r -z` listed."""
-    found: list[TreeEntry] = []
+    entries: list[TreeEntry] = []
     for line in listing.decode("utf-8", "surrogateescape").split("\0"):
         head, tab, path = line.partition("\t")
         if tab:
             mode, _, id_ = head.split(" ")
-            found.append(TreeEntry(mode, id_, path))
-    return found
+            entries.append(TreeEntry(mode, id_, path))
+    return entries
 
 
 def parse_tips(listing: bytes) -> dict[str, str]:

@@ -333,14 +333,16 @@ class RoundWork:
     async def _reply(self, reply: Reply, worked: Outcome) -> None:
         commit = self.head if self.pushed else ""
         body = reply_text(reply, worked.summary or worked.message, commit)
-        known = self._written if self._written is not None else written(await self.forge.snapshot(self.item))
+        replied = (
+            self._written if self._written is not None else written(await self.forge.snapshot(self.item))
+        )
         self._written = None
-        if not set(reply.ids) <= known:
+        if not set(reply.ids) <= replied:
             if reply.thread is None:
                 await self.forge.upsert_comment(self.item, reply.mark, body)
             else:
                 await self.forge.reply(self.item, reply.thread, body)
-        self._written = known | set(reply.ids)
+        self._written = replied | set(reply.ids)
 
     async def _resolve(self, reply: Reply, worked: Outcome) -> None:
         wanted = self.policy.resolve_threads and self.pushed and did(reply, worked.summary or worked.message)

@@ -125,10 +125,10 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
     except (httpx.HTTPError, TimeoutError, ValidationError) as error:
         _logger.warning("The egress proxy did not report what it denied: %s", type(error).__name__)
         return ()
-    found = []
+    denied = []
     for host, count in sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])):
         try:
-            found.append(Denial(host=host, count=count))
+            denied.append(Denial(host=host, count=count))
         except ValidationError:
             continue  # not a name that a person could allow
-    return tuple(found[:MAX_DENIALS])
+    return tuple(denied[:MAX_DENIALS])

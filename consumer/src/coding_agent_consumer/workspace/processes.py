@@ -25,14 +25,14 @@ def descendants(parents: Mapping[int, int], root: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for child, parent in parents.items():
         children.setdefault(parent, []).append(child)
-    found: set[int] = set()
+    below: set[int] = set()
     waiting = [root]
     while waiting:
         for child in children.get(waiting.pop(), ()):
-            if child not in found:
-                found.add(child)
+            if child not in below:
+                below.add(child)
                 waiting.append(child)
-    return found
+    return below
 
 
 def parse_stat(stat: bytes) -> tuple[int, str]:

@@ -245,13 +245,13 @@ class Tree:
     def _blobs(self, tree: str, paths: Sequence[str]) -> dict[str, _Blob]:
         """Return those of these paths that are files in a tree, with their blobs."""
         listing = self._git("ls-tree", "-r", "-l", "-z", tree, "--", *paths)
-        found = {}
+        blobs = {}
         for line in listing.split(b"\0"):
             head, _, path = line.partition(b"\t")
             fields = head.decode("ascii", "replace").split()
             if len(fields) == 4 and fields[3].isdigit():
-                found[os.fsdecode(path)] = _Blob(fields[0], fields[2], int(fields[3]))
-        return found
+                blobs[os.fsdecode(path)] = _Blob(fields[0], fields[2], int(fields[3]))
+        return blobs
 
     def _binary(self, *paths: str) -> set[str]:
         """Return the changed files (of `paths`, if given) whose patch contains all of their content."""
@@ -285,13 +285,13 @@ class Tree:
 
         If commands have damaged their repository, or set traps in it, nothing is found.
         """
-        found: list[tuple[float, Patch]] = []
+        patches: list[tuple[float, Patch]] = []
         self._give_up = time.monotonic() + _ELSEWHERE_SECONDS
         try:
-            self._look_elsewhere(found)
+            self._look_elsewhere(patches)
         finally:
             self._give_up = math.inf
-        return max(found, key=lambda one: one[0])[1] if found else None
+        return max(patches, key=lambda one: one[0])[1] if patches else None
 
     def _look_elsewhere(self, patches: list[tuple[float, Patch]]) -> None:
         """Add patches that are found to `patches`, with the times of their changes."""
@@ -316,7 +316,7 @@ class Tree:
     def _worktrees(self) -> list[Path]:
         """Return the other worktrees of the commands' repository."""
         own = self._folders.tree / ".git" / "worktrees"
-        found = []
+        worktrees = []
         with contextlib.suppress(OSError), os.scandir(own) as entries:
             for entry in itertools.islice(entries, _MOST_BRANCHES):
                 with contextlib.suppress(OSError, ValueError, RequestError):
@@ -324,8 +324,8 @@ class Tree:
                     there = Path(_line_of(Path(entry.path) / "gitdir"))
                     back = _line_of(there).removeprefix("gitdir: ")
                     if os.path.realpath(back) == os.path.realpath(entry.path):
-                        found.append(there.parent)
-        return found
+                        worktrees.append(there.parent)
+        return worktrees
 
     def _newest(self, folder: Path) -> float:
         """Return when the newest of a folder's changed files was written."""
@@ -508,13 +508,13 @@ def _seeded_config(folders: WorkspaceFolders) -> bytes:
 
 def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
     """Return gitlinks' commits by path, from `ls-files --stage -z` (field 1) or `ls-tree -z` (field 2)."""
-    found = {}
+    commits = {}
     for entry in listing.split(b"\0"):
         head, _, path = entry.partition(b"\t")
         fields = head.decode("ascii", "replace").split()
         if fields and fields[0] == _GITLINK:
-            found[os.fsdecode(path)] = fields[commit_field]
-    return found
+            commits[os.fsdecode(path)] = fields[commit_field]
+    return commits
 
 
 def largest_beyond(sizes: Mapping[str, int], most: int) -> list[str]:

@@ -279,7 +279,7 @@ class WorkspaceServer:
         with files.deadline(files.FILE_SECONDS):
             for path, content in contents.items():
                 files.write(self._folders.home, path, content)
-        frames, given, errors = framing.FrameReader(framing.MAX_TEXT), Input(), BoundedOutput(_ERRORS_LIMIT)
+        frames, stdin, errors = framing.FrameReader(framing.MAX_TEXT), Input(), BoundedOutput(_ERRORS_LIMIT)
         left = framing.MAX_STREAM
 
         def send_output(data: bytes) -> bool:
@@ -292,9 +292,9 @@ class WorkspaceServer:
         def on_client(data: bytes) -> None:
             for frame, content in frames.feed(data):
                 if frame["op"] == "input":
-                    given.add(content)
+                    stdin.add(content)
                     if frame.get("end") is True:
-                        given.end()
+                        stdin.end()
                 elif frame["op"] == "diff":
                     fields, patch = _answer_of(self._diff)
                     _send(connection, {"kind": "diff", **fields}, patch)
@@ -308,7 +308,7 @@ class WorkspaceServer:
             timeout=timeout,
             on_output=send_output,
             client=connection,
-            streams=Streams(given, errors.add, on_client),
+            streams=Streams(stdin, errors.add, on_client),
         )
         text, _ = errors.text()
         return {"exit_code": finished.exit_code, "truncated": left < 0}, text.encode("utf-8", "replace")

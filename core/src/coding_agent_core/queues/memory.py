@@ -235,13 +235,13 @@ class MemoryQueue:
             raise QueueUnavailableError("The queue was closed; this program is ending.")
         key = (command.item.identity, command.name, command.user.casefold())
         urgent = self._notices[command.item.host].urgent
-        waiting = sum(known[:2] == key[:2] for known in urgent)
-        known = urgent.get(key)
+        waiting = sum(stored[:2] == key[:2] for stored in urgent)
+        stored = urgent.get(key)
         # Anybody can write a comment, and each author has an entry of their own.
-        if known is None and waiting >= LIMIT_PER_NAME:
+        if stored is None and waiting >= LIMIT_PER_NAME:
             return CommandIgnored(f"{waiting} commands /{command.name} are already waiting")
         # Webhooks can arrive in another order than that of the comments.
-        if isinstance(known, IssueCommand) and command.time < known.time:
+        if isinstance(stored, IssueCommand) and command.time < stored.time:
             return CommandIgnored("a newer one by the same author is waiting")
         self._notify(key, command)
         return CommandStored("memory")

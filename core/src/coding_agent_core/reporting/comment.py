@@ -459,13 +459,13 @@ def _denied(denied: Sequence[Denial]) -> str:
 
 def read_state(body: str) -> State | None:
     """Read the hidden state of our comment. Return `None` if it has none, or if the state cannot be read."""
-    found = hidden_line(body)
-    if found is None:
+    line = hidden_line(body)
+    if line is None:
         return None
     try:
         # A line of another release, or a damaged one, counts as absent: a comment must not stop the
         # reporter.
-        return State.model_validate_json(body[found].removeprefix(MARKER).removesuffix(" -->"))
+        return State.model_validate_json(body[line].removeprefix(MARKER).removesuffix(" -->"))
     except ValidationError:
         return None
 

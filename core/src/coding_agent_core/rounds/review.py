@@ -112,14 +112,14 @@ def pending_remarks(
     """
     # A round that was killed may have answered without recording it; its replies name what they answer.
     answered = record.answered | marked_answers(_own_bodies(snapshot, access))
-    found = [
+    candidates = [
         *_in_threads(snapshot, record, access),
         *_in_reviews(snapshot, policy, access),
         *_in_comments(snapshot, record, access),
     ]
     pending = [
         PendingRemark(one.key, one.at, len(one.body), access.is_bot(one.author))
-        for one in found
+        for one in candidates
         if one.key not in answered
         and (access.is_person_with_access(one.author) if one.is_mention else access.counts(one.author))
     ]

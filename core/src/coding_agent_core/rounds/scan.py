@@ -182,13 +182,13 @@ async def show_on_issue(forge: ItemForge, issue: Item, rounds: ChangeRounds) -> 
     the comment at the same time.
     """
     try:
-        found = await forge.find_comment(issue, MARKER)
-        if found is None:
+        comment = await forge.find_comment(issue, MARKER)
+        if comment is None:
             return
-        body = found.body.replace("\r\n", "\n")
+        body = comment.body.replace("\r\n", "\n")
         text = comment_with_change_rounds(body, issue, rounds.change_url, rounds.summary)
         if text != body and (await forge.read_state(issue)).open:
-            await forge.upsert_comment(issue, MARKER, text, known=found)
+            await forge.upsert_comment(issue, MARKER, text, known=comment)
     except ForgeNotFoundError:
         return  # the issue was deleted
 

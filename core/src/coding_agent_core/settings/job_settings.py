@@ -188,16 +188,16 @@ class JobTemplate(Section):
     @classmethod
     def _distinct(cls, credentials: tuple[Credential, ...]) -> tuple[Credential, ...]:
         seen: set[tuple[object, ...]] = set()
-        for given in credentials:
+        for credential in credentials:
             tasks = (
-                given.platform,
-                (given.host or "").lower(),
-                (given.repository or "").lower(),
-                given.evidence,
+                credential.platform,
+                (credential.host or "").lower(),
+                (credential.repository or "").lower(),
+                credential.evidence,
             )
-            if (given.file, *tasks) in seen:
-                raise ValueError(f"two entries give the file {given.file!r} to the same tasks")
-            seen.add((given.file, *tasks))
+            if (credential.file, *tasks) in seen:
+                raise ValueError(f"two entries give the file {credential.file!r} to the same tasks")
+            seen.add((credential.file, *tasks))
         return credentials
 
     @field_validator("pod_template")

@@ -287,11 +287,11 @@ class Translation:
         servers = self._data.get("mcp_servers")
         if not isinstance(servers, list):
             return
-        found = [index for index, server in enumerate(servers) if _reaches_forge(server)]
-        for index in found:
+        indices = [index for index, server in enumerate(servers) if _reaches_forge(server)]
+        for index in indices:
             self._notice(_FORGE_SERVER, "mcp_servers", index)
         for index, server in enumerate(servers):
-            if index in found or not isinstance(server, dict):
+            if index in indices or not isinstance(server, dict):
                 continue
             text = server.pop("system_prompt", None)
             if text is not None:
@@ -299,8 +299,8 @@ class Translation:
                 self._data["instructions"] = f"{ours}\n\n{text}" if ours else text
                 self._notice(_SERVER_PROMPT, "mcp_servers", index, "system_prompt")
             self._server_variables(server.get("env"), index)
-        if found:
-            self.kept_servers = [index for index in range(len(servers)) if index not in found]
+        if indices:
+            self.kept_servers = [index for index in range(len(servers)) if index not in indices]
             self._data["mcp_servers"] = [servers[index] for index in self.kept_servers]
 
     def _server_variables(self, env: object, index: int) -> None:

@@ -21,7 +21,7 @@ def completion(
     Raises:
         UnreadableTaskError: the spec does not name an item, or does not fit the schema.
     """
-    given, created = task.body.get("spec") or {}, task.metadata.created
+    spec, created = task.body.get("spec") or {}, task.metadata.created
     filled = {
         "source": task.spec.source.to_wire(),
         "trigger": {"origin": Origin.MANUAL.value, "receivedAt": f"{created:%Y-%m-%dT%H:%M:%SZ}"},
@@ -29,7 +29,7 @@ def completion(
         "timeoutSeconds": timeout_seconds,
         "maxAttempts": max_attempts,
     }
-    missing = {name: value for name, value in filled.items() if name not in given}
+    missing = {name: value for name, value in filled.items() if name not in spec}
     if not task.missing_labels and not missing:
         return None
     return {"metadata": {"labels": task.missing_labels}, "spec": missing}

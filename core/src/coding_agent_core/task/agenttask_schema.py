@@ -113,16 +113,20 @@ def _first(texts: list[str], separator: str) -> str:
 
 def _gaps(field: str, installed: Schema, wanted: Schema) -> Iterator[SchemaGap]:
     for key in sorted({*installed, *wanted} - _NOT_COMPARED):
-        theirs, ours = installed.get(key), wanted.get(key)
+        present, needed = installed.get(key), wanted.get(key)
         if key == "properties":
-            yield from _properties(field, theirs or {}, ours or {})
-        elif key in ("items", "additionalProperties") and isinstance(ours, dict) and isinstance(theirs, dict):
-            yield from _gaps(field + ("[]" if key == "items" else ".*"), theirs, ours)
+            yield from _properties(field, present or {}, needed or {})
+        elif (
+            key in ("items", "additionalProperties")
+            and isinstance(needed, dict)
+            and isinstance(present, dict)
+        ):
+            yield from _gaps(field + ("[]" if key == "items" else ".*"), present, needed)
         elif key == _RULES:
-            yield from _rules(field, theirs or (), ours or ())
+            yield from _rules(field, present or (), needed or ())
         elif key == _SELECTABLE or (field == "metadata" and key in ("type", "allOf")):
             continue  # the API server publishes its own type for the metadata
-        elif (text := _difference(key, theirs, ours)) is not None:
+        elif (text := _difference(key, present, needed)) is not None:
             yield SchemaGap(field, text)
 
 

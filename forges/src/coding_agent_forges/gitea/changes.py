@@ -187,14 +187,14 @@ class GiteaChanges:
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """Return one pull request. If it does not merge, it is read again after some seconds."""
-        known = KnownPullRequest()
-        snapshot = await self._read(item, known)
-        if known.refused is None:
+        cache = KnownPullRequest()
+        snapshot = await self._read(item, cache)
+        if cache.refused is None:
             return snapshot
         # Gitea also says "not mergeable" while it still computes; a conflict lasts.
         await self.client.clock.sleep(_CHECKING_WAIT)
         return await self._read(
-            item, KnownPullRequest(refused=(known.refused[0], snapshot.read_at - _CHECKING))
+            item, KnownPullRequest(refused=(cache.refused[0], snapshot.read_at - _CHECKING))
         )
 
     def _item(self, repository: str, number: int) -> Item:

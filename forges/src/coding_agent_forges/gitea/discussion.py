@@ -228,15 +228,15 @@ class GiteaDiscussion:
         submitted = {entry.review_id: entry.created_at for entry in timeline.values if entry.kind == "review"}
         with_comments = [one for one in reviews.values if one.comments_count]
         unread = await self._beyond_limit(with_comments)
-        found = []
+        listed = []
         for review in reviews.values:
             read = review.comments_count and review.id not in unread
             latest = None if timeline.complete else review.updated_at
             published = max(review.submitted_at, submitted.get(review.id, latest or review.submitted_at))
             threads = await self._threads(review) if read else ()
-            found.append(Reviewed(review, published, threads))
+            listed.append(Reviewed(review, published, threads))
         left_out = (*reviews.left_out, *(["threads of some reviews"] if unread else []))
-        return Read(tuple(found), left_out)
+        return Read(tuple(listed), left_out)
 
     async def _beyond_limit(self, reviews: Sequence[ReviewResponse]) -> set[int]:
         """Return the ids of the reviews whose comments are not read; the oldest review is first."""

@@ -39,18 +39,18 @@ class GiteaRevisions:
         edited = await self._edited()
         read = await GiteaDiscussion(self.client, item).timeline(edited.updated_at)
         timeline = read.values
-        found = [
+        revisions = [
             Revision(Revised.TITLE, entry.author.login, whole_second(entry.created_at))
             for entry in timeline
             if entry.kind == "change_title" and whole_second(entry.created_at) > since
         ]
         if not read.complete:  # somebody may have changed the title later
-            found.append(Revision(Revised.TITLE, "", None))
+            revisions.append(Revision(Revised.TITLE, "", None))
         if edited.content_version != 0 and whole_second(edited.updated_at) > since:
-            found.append(Revision(Revised.TEXT, "", None))
+            revisions.append(Revision(Revised.TEXT, "", None))
         if item.kind is ItemKind.CHANGE:
-            found += self._pushed(timeline, since)
-        return tuple(found)
+            revisions += self._pushed(timeline, since)
+        return tuple(revisions)
 
     async def _edited(self) -> _Edited:
         item = self.details.item
@@ -61,11 +61,11 @@ class GiteaRevisions:
     def _pushed(self, timeline: Sequence[TimelineEntry], since: datetime) -> list[Revision]:
         """Return the branch's newer pushes, and a revision without a user if none has the newest commit."""
         pushed = pushes(timeline)
-        found = [
+        revisions = [
             Revision(Revised.BRANCH, entry.author.login, whole_second(entry.created_at))
             for entry in pushed
             if whole_second(entry.created_at) > since
         ]
         if not any(self.details.head_sha in entry.pushed for entry in pushed):
-            found.append(Revision(Revised.BRANCH, "", None))
-        return found
+            revisions.append(Revision(Revised.BRANCH, "", None))
+        return revisions

@@ -51,20 +51,20 @@ class GiteaSetup(ForgeSetup):
     async def repository(self, repository: str) -> RepositoryFacts:
         """Return our rights in a repository. Only administrators can read the permissions of other people."""
         call = Call("GET", self._repository_path(repository), f"reading the repository {repository}")
-        found = await self.forge.client.get(OwnedRepository, call)
+        owned = await self.forge.client.get(OwnedRepository, call)
         lacks = []
-        if not found.push:
+        if not owned.push:
             lacks.append("the account may not push")
-        if not found.admin:
+        if not owned.admin:
             lacks.append(
                 "the account is no administrator, so it cannot read what other people may do: make it one "
                 "(Settings > Collaborators)"
             )
-        if found.archived:
+        if owned.archived:
             lacks.append("the repository is archived: choose another one, or unarchive it")
-        if not found.has_issues:
+        if not owned.has_issues:
             lacks.append("issues are turned off: turn them on (Settings > Units)")
-        return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
+        return RepositoryFacts(owned.full_name, tuple(lacks), owned.admin)
 
     async def labels(self, repository: str) -> frozenset[str]:
         """Return the names of the labels, including the organization's, which apply to its repositories."""

@@ -184,7 +184,7 @@ class GitHubChanges:
             left_out = (f"what comes after {_PAGES * _PAGE} pull requests",) if page.more else ()
             for index, node in enumerate(page.nodes):
                 try:
-                    found = _ListedPullRequest.model_validate(node)
+                    listed = _ListedPullRequest.model_validate(node)
                 except ValidationError as error:
                     _logger.warning(
                         "A pull request of ours cannot be read: %s gave an unexpected answer: %s",
@@ -192,9 +192,9 @@ class GitHubChanges:
                         first_problem(error),
                     )
                     continue
-                if STATES.get(found.state) is not ChangeState.OPEN:
+                if STATES.get(listed.state) is not ChangeState.OPEN:
                     continue
-                item = self._item(found.repository, found.number)
+                item = self._item(listed.repository, listed.number)
                 # If the search could not show everything, it does not show either whether it has changed.
                 whole = not any(one.path[:3] == ("search", "nodes", index) for one in errors)
                 try:
@@ -246,13 +246,13 @@ class GitHubChanges:
                 await self._add_remarks(thread, what, item.repository)
         self._remember_comments(item, answer.one.get("comments"))
         try:
-            found = PullRequestResponse.model_validate(answer.one)
+            pull = PullRequestResponse.model_validate(answer.one)
         except ValidationError as error:
             raise ForgeUnavailableError(
                 f"{self.client.host} gave an unexpected answer while {what}: {first_problem(error)}",
                 status=200,
             ) from None  # the validation error quotes the answer
-        return await self._complete(found, errors, read_at)
+        return await self._complete(pull, errors, read_at)
 
     async def _add_older(
         self, change: dict[str, Any], older: Older, variables: Mapping[str, Any], what: str, repository: str

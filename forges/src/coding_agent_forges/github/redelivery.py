@@ -262,14 +262,14 @@ class RedeliveryRound:
         for owner in (*of.repositories, *of.organizations):
             find = self.hooks.of_repository if "/" in owner else self.hooks.of_organization
             try:
-                found = ours(await find(owner), of.webhook_url)
-                if not found:
+                hooks = ours(await find(owner), of.webhook_url)
+                if not hooks:
                     _logger.warning(
                         "%s has no active webhook with the URL %s; check github.redelivery.webhook_url",
                         owner,
                         of.webhook_url,
                     )
-                for hook in found:
+                for hook in hooks:
                     await self._of_hook(hook)
             except (ForgeRefusedError, ForgeNotFoundError) as error:
                 _logger.warning(

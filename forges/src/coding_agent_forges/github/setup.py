@@ -60,15 +60,15 @@ class GitHubSetup(ForgeSetup):
 
     async def repository(self, repository: str) -> RepositoryFacts:
         call = Call("GET", self._repository_path(repository), f"reading the repository {repository}")
-        found = await self.forge.client.get(OwnedRepository, call)
+        owned = await self.forge.client.get(OwnedRepository, call)
         lacks = []
-        if not found.push:
+        if not owned.push:
             lacks.append("the account may not push: give it the role Write (Settings > Collaborators)")
-        if found.archived:
+        if owned.archived:
             lacks.append("the repository is archived: choose another one, or unarchive it")
-        if not found.has_issues:
+        if not owned.has_issues:
             lacks.append("issues are turned off: turn them on (Settings > General > Features)")
-        return RepositoryFacts(found.full_name, tuple(lacks), found.admin)
+        return RepositoryFacts(owned.full_name, tuple(lacks), owned.admin)
 
     async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         where = self._repository_path(repository, "hooks", webhook.id, "deliveries")

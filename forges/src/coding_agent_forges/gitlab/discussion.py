@@ -112,13 +112,13 @@ class GitLabDiscussion:
 
     async def read(self) -> Discussion:
         call = Call("GET", f"{self.path}/discussions", f"reading the discussions of {self.display}")
-        found = await self.client.entries(list[_DiscussionResponse], call, limit=_PAGES)
+        discussions = await self.client.entries(list[_DiscussionResponse], call, limit=_PAGES)
         positioned = [
             (position, one.notes)
-            for one in found.values
+            for one in discussions.values
             if one.notes and (position := one.notes[0].position) and one.notes[0].is_public
         ]
-        left_out = () if found.complete else ("newer threads",)
+        left_out = () if discussions.complete else ("newer threads",)
         if not positioned:
             return Discussion(left_out=left_out)
         refs = (await self._change()).diff_refs or _DiffRefs()

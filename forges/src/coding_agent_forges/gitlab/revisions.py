@@ -49,29 +49,29 @@ class GitLabRevisions:
 
     async def since(self, since: datetime) -> tuple[Revision, ...]:
         """Return the changes to the item's title, text and branch after a time."""
-        found = await self._noted(since)
+        revisions = await self._noted(since)
         if self.details.item.kind is ItemKind.CHANGE:
-            noted = sum(revision.what is Revised.BRANCH for revision in found)
+            noted = sum(revision.what is Revised.BRANCH for revision in revisions)
             # GitLab writes no note about a push that only removes commits.
             if await self._moves(since) > noted:
-                found.append(Revision(Revised.BRANCH, "", None))
-        return tuple(found)
+                revisions.append(Revision(Revised.BRANCH, "", None))
+        return tuple(revisions)
 
     async def _noted(self, since: datetime) -> list[Revision]:
         what = f"reading who edited {self.details.item.display}"
         call = Call("GET", f"{self.path}/notes", what, {"sort": "desc", "order_by": "created_at"})
-        found: list[Revision] = []
+        revisions: list[Revision] = []
         pages = self.client.pages(list[CommentResponse], call, limit=SCAN_PAGES)
         async for page in pages:
             for note in page:
                 at = whole_second(note.created_at)
                 if at <= since:
-                    return found
+                    return revisions
                 if note.system and (kind := _kind(note.body)) is not None:
-                    found.append(Revision(kind, note.author.login, at))
+                    revisions.append(Revision(kind, note.author.login, at))
         if not pages.complete:
-            found.append(Revision(Revised.TEXT, "", None))
-        return found
+            revisions.append(Revision(Revised.TEXT, "", None))
+        return revisions
 
     async def _moves(self, since: datetime) -> int:
         """Return how often the branch was moved, as far as the newest versions show it.

@@ -86,13 +86,13 @@ class GitLabSetup(ForgeSetup):
 
     async def repository(self, repository: str) -> RepositoryFacts:
         call = Call("GET", self._repository_path(repository), f"reading the project {repository}")
-        found = await self.forge.client.get(_Project, call)
+        project = await self.forge.client.get(_Project, call)
         lacks = []
-        if found.level < _DEVELOPER:
+        if project.level < _DEVELOPER:
             lacks.append("the account may not push: give it the role Developer (Manage > Members)")
-        if found.archived:
+        if project.archived:
             lacks.append("the project is archived: choose another one, or unarchive it")
-        return RepositoryFacts(found.path_with_namespace, tuple(lacks), found.level >= _MAINTAINER)
+        return RepositoryFacts(project.path_with_namespace, tuple(lacks), project.level >= _MAINTAINER)
 
     async def deliveries(self, repository: str, webhook: RepositoryWebhook) -> Sequence[DeliveryResponse]:
         """Return the last deliveries; empty for GitLab before 17.3, which does not show them."""

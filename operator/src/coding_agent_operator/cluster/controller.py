@@ -91,11 +91,13 @@ class ObjectCache(Generic[_T]):
 
     def put(self, stored: _T) -> bool:
         """Store the object of an API response; return whether its kept form was new."""
-        known = self._objects.get(stored.namespace, {}).get(stored.name)
+        cached = self._objects.get(stored.namespace, {}).get(stored.name)
         version = int(stored.version)
         # Answers to our requests and watch events overtake each other; the newest version of an object
         # counts.
-        if version <= self._gone.get(stored.uid, -1) or (known is not None and version <= int(known.version)):
+        if version <= self._gone.get(stored.uid, -1) or (
+            cached is not None and version <= int(cached.version)
+        ):
             return False
         try:
             compact = self._compact(stored)
@@ -103,7 +105,7 @@ class ObjectCache(Generic[_T]):
             _logger.warning("%s", error)
             return False
         self._objects.setdefault(stored.namespace, {})[stored.name] = compact
-        return known is None or known.uid != stored.uid or known != compact
+        return cached is None or cached.uid != stored.uid or cached != compact
 
     def remove(self, stored: _T) -> bool:
         """Remove the object of an event or response that shows it deleted or no longer selected."""

@@ -61,7 +61,7 @@ def build_evidence_job(
         environment: the environment with which the attempt's pod was made.
     """
     item, result = task.spec.item, task.status.result
-    given = VerifyInput(
+    verify_input = VerifyInput(
         item=item,
         branch=result.branch if result is not None else None,
         commit=commit,
@@ -81,7 +81,7 @@ def build_evidence_job(
     [agent] = pod["containers"]
     variable = {
         "name": VERIFY_VARIABLE,
-        "value": given.model_dump_json(exclude_defaults=True).replace("$", "$$"),
+        "value": verify_input.model_dump_json(exclude_defaults=True).replace("$", "$$"),
     }
     env = [variable if entry["name"] == ENVIRONMENT_VARIABLE else entry for entry in agent["env"]]
     verify = {**agent, "name": VERIFY_CONTAINER, "command": command_of("verify"), "env": env}

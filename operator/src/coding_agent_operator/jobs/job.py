@@ -76,14 +76,14 @@ def build_job(
         environment: the environment that the repository asked for, as far as the settings allow it.
         resources: the resources of each of its services.
     """
-    given = attempt_input(task, number, allowance)
+    attempt = attempt_input(task, number, allowance)
     if environment:
-        given = given.model_copy(update={"environment": environment})
+        attempt = attempt.model_copy(update={"environment": environment})
     annotations = {ANNOTATION_ALLOWANCE: allowance.model_dump_json(exclude_none=True)} if allowance else {}
     return job_manifest(
         task,
         job_name(task.name, number),
-        pod_spec(template, given, resources or ServiceResources()),
+        pod_spec(template, attempt, resources or ServiceResources()),
         template,
         component=ATTEMPT,
         labels={LABEL_ATTEMPT: str(number)},

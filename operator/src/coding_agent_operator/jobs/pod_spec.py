@@ -164,15 +164,15 @@ def _merge(built: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge strategically: mappings by key, lists of named entries by name; null removes a key."""
     merged = dict(built)
     for key, value in over.items():
-        known = merged.get(key)
+        present = merged.get(key)
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(known, Mapping):
-            merged[key] = _merge(known, value)
-        elif isinstance(known, list):
+        elif isinstance(value, Mapping) and isinstance(present, Mapping):
+            merged[key] = _merge(present, value)
+        elif isinstance(present, list):
             # Kubernetes merges these lists by the same keys.
             by = "mountPath" if key == "volumeMounts" else "name"
-            entries = {entry[by]: entry for entry in known}
+            entries = {entry[by]: entry for entry in present}
             for entry in value:
                 entries[entry[by]] = _merge(entries.get(entry[by], {}), entry)
             merged[key] = list(entries.values())

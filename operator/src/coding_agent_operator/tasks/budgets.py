@@ -104,14 +104,14 @@ def charge(attempt: AttemptStatus) -> dict[str, Decimal]:
 
 def charges(attempts: Iterable[AttemptStatus]) -> dict[date, dict[str, Decimal]]:
     """Return what the ended attempts of a task spent."""
-    found: dict[date, dict[str, Decimal]] = {}
+    by_day: dict[date, dict[str, Decimal]] = {}
     for attempt in attempts:
         if attempt.outcome is None or attempt.completion_time is None:
             continue
-        units = found.setdefault(day_of(attempt.completion_time), {})
+        units = by_day.setdefault(day_of(attempt.completion_time), {})
         for unit, value in charge(attempt).items():
             units[unit] = units.get(unit, Decimal(0)) + value
-    return {day: units for day, units in found.items() if units}
+    return {day: units for day, units in by_day.items() if units}
 
 
 def next_allowance(task: AgentTask, budgets: Budgets) -> Allowance | None:
@@ -295,16 +295,16 @@ class Spending:
             before.pop(task.uid, None)
             if task.uid in self._spent:
                 continue  # it has ended
-            found = charges(task.status.attempts)
-            _add(spent, task.repository_hash, found, today, unit)
+            by_day = charges(task.status.attempts)
+            _add(spent, task.repository_hash, by_day, today, unit)
             if demand := demands.get(task.name):
-                units = found.setdefault(today, {})
+                units = by_day.setdefault(today, {})
                 units[unit] = units.get(unit, Decimal(0)) + demand
-            self._open[task.uid] = task.repository_hash, found
-        for uid, (repository, found) in before.items():
+            self._open[task.uid] = task.repository_hash, by_day
+        for uid, (repository, by_day) in before.items():
             if uid not in self._spent:
-                self._spent.put(uid, repository, found)  # deleted while it ran: it may have spent it all
-                _add(spent, repository, found, today, unit)
+                self._spent.put(uid, repository, by_day)  # deleted while it ran: it may have spent it all
+                _add(spent, repository, by_day, today, unit)
         return {OTHER_UNIT: Decimal(0)} | {
             key: limit.value - spent.get(key, Decimal(0)) for key, limit in self._limits.items()
         }

@@ -117,15 +117,15 @@ def evidence_step(
     # One pod after the other, and one commit for each: in one pod, a program that the agent pushed could
     # change the result of the base.
     for side in Side:
-        found = _of_side(task, evidence.side(side), side, named, now=now, policy=policy)
-        evidence = judged(evidence.model_copy(update={side.value: found.known}))
-        if found.create is not None or found.known is None or not found.known.settled:
+        step = _of_side(task, evidence.side(side), side, named, now=now, policy=policy)
+        evidence = judged(evidence.model_copy(update={side.value: step.known}))
+        if step.create is not None or step.known is None or not step.known.settled:
             if is_late:
                 over = _given_up(task, evidence, _TOO_LATE)
                 return EvidenceStep(over, delete=stop, release=_released(over, jobs))
             # A pod that runs already may end.
-            create = None if found.create is None or task.spec.suspend else (side, found.create)
-            return EvidenceStep(evidence, create, found.delete, _released(evidence, jobs))
+            create = None if step.create is None or task.spec.suspend else (side, step.create)
+            return EvidenceStep(evidence, create, step.delete, _released(evidence, jobs))
         if not evidence.pending:
             break
     return EvidenceStep(evidence, release=_released(evidence, jobs))
@@ -215,11 +215,11 @@ def _given_up(task: AgentTask, known: Evidence, why: str) -> Evidence:
 
 def _released(known: Evidence, jobs: Sequence[Job]) -> tuple[Job, ...]:
     """Return the ended Jobs that the operator no longer needs to read."""
-    found = []
+    jobs_to_release = []
     for job in jobs:
         if job.verify is None or not job.finished or not job.active_label or job.deleting:
             continue
         one = known.side(job.verify[0])
         if not known.pending or (one is not None and (one.settled or one.tries > job.verify[1])):
-            found.append(job)
-    return tuple(found)
+            jobs_to_release.append(job)
+    return tuple(jobs_to_release)

@@ -260,7 +260,7 @@ def status_with_defect(task: AgentTask, error: Exception, now: datetime) -> Stat
     Only reason and message change. The next reconcile that succeeds replaces them. The text of the exception
     is left out, because it can contain anything.
     """
-    known = task.status.condition("Succeeded")
+    succeeded = task.status.condition("Succeeded")
     shown = Condition(
         type="Succeeded",
         status="Unknown",
@@ -269,7 +269,7 @@ def status_with_defect(task: AgentTask, error: Exception, now: datetime) -> Stat
             f"A defect in the operator ({type(error).__name__}) stops its work on this task; the operator "
             "keeps trying. See the operator's log."
         ),
-        last_transition_time=known.last_transition_time if known is not None else now,
+        last_transition_time=succeeded.last_transition_time if succeeded is not None else now,
         observed_generation=task.metadata.generation,
     )
     others = tuple(condition for condition in task.status.conditions if condition.type != "Succeeded")

@@ -174,20 +174,20 @@ def app_problem(error: ForgeError, *, by_id: bool) -> AppProblem | None:
     Args:
         by_id: whether the request names an installation of the settings, not one that was looked up.
     """
-    said = str(error).lower()
+    text = str(error).lower()
     if error.status == 401:
-        if "'issued at'" in said or "'expiration time'" in said:
+        if "'issued at'" in text or "'expiration time'" in text:
             return AppProblem.CLOCK_WRONG
-        return AppProblem.APP_UNKNOWN if "integration not found" in said else AppProblem.KEY_REFUSED
-    if error.status == 403 and "been suspended" in said:
+        return AppProblem.APP_UNKNOWN if "integration not found" in text else AppProblem.KEY_REFUSED
+    if error.status == 403 and "been suspended" in text:
         return AppProblem.SUSPENDED
     if error.status in (404, 410):
-        if "integration not found" in said:
+        if "integration not found" in text:
             return AppProblem.APP_UNKNOWN
         return AppProblem.INSTALLATION_UNKNOWN if by_id else AppProblem.NOT_INSTALLED
-    if error.status == 422 and "to the parent installation" in said:
+    if error.status == 422 and "to the parent installation" in text:
         return AppProblem.REPOSITORY_OUTSIDE
-    if error.status == 422 and "permissions requested" in said:
+    if error.status == 422 and "permissions requested" in text:
         return AppProblem.PERMISSION_MISSING
     return None
 

@@ -375,7 +375,7 @@ def _consumer_metrics(settings: Settings) -> tuple[str, int]:
     host, port = _CONSUMER_METRICS
     if settings.consumer.workspace.gate is not None:
         host = "127.0.0.1"  # the workspace's container, where the model's commands run, is in our network
-    return settings.development.listen((host, port))
+    return settings.development.address((host, port))
 
 
 async def _work(
@@ -416,7 +416,7 @@ async def _poll(
 
             registry = process_registry()
             page = metrics_page(registry)
-            async with metrics_served(*settings.development.listen(_PRODUCER_METRICS), page):
+            async with metrics_served(*settings.development.address(_PRODUCER_METRICS), page):
                 await Poller(settings, forge, sink, PollMetrics(registry)).forever(stop)
             return None
         report = await Poller(settings, forge, sink).until(stop)

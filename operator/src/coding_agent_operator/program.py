@@ -54,7 +54,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     namespaces = Namespaces(server, settings)
     try:
         async with probes_served(
-            *settings.development.listen(PROBES), alive=namespaces.alive, ready=namespaces.ready
+            *settings.development.address(PROBES), alive=namespaces.alive, ready=namespaces.ready
         ):
             watching = watch(
                 WATCHED,

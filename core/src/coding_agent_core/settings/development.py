@@ -57,7 +57,7 @@ class Development(Section):
     """Without Kubernetes: between two checks of the labels of an item that is worked on; a task stops when
     the item has none of ours. Each check costs a request."""
 
-    def listen(self, usual: tuple[str, int]) -> tuple[str, int]:
+    def address(self, usual: tuple[str, int]) -> tuple[str, int]:
         """Return the address and port to listen on, of which `usual` are the program's own."""
         host, port = usual
         return self.http_host or host, port if self.http_port is None else self.http_port

@@ -325,7 +325,7 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(
             probes_served(
-                *settings.development.listen(PROBES),
+                *settings.development.address(PROBES),
                 alive=lambda: "the watch is dead" if controller and controller.relist.watch_dead else None,
                 ready=ready,
             )

@@ -155,11 +155,11 @@ class Reporter(Section):
     """Shows AgentTasks on their items with labels and one comment."""
 
     forge_share: float = Field(default=0.75, gt=0)
-    """Share of the limits that a forge documents for an account (GitHub: 5,000 requests an hour, 180 changes
-    and 80 comments a minute, 500 comments an hour; GitLab.com: 60 comments a minute, your own GitLab: 300;
-    Gitea: 60 of ours) which the reporter uses. The rest is for attempts, polls, and other programs with the
-    same account. Whatever the forge, the share 0.75 stands for at most 5 requests a second. It is above 1
-    where an installation has higher limits than documented, or none."""
+    """Share of a forge's documented limits for an account that the reporter uses. GitHub: 5,000 requests
+    an hour, 180 changes and 80 comments a minute, 500 comments an hour; GitLab.com: 60 comments a minute;
+    your own GitLab: 300. The rest is for attempts, polls, and other programs with the same account. 0.75
+    also means at most 5 requests a second, on every forge. Above 1 is right for an installation with
+    higher limits than documented, or none."""
 
     @property
     def requests_per_second(self) -> float:

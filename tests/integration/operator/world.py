@@ -29,6 +29,7 @@ ACCOUNT = "coding-agent-operator"
 QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "http_port": 0,
+    "relist_interval": 30,
     "position_interval": 0.2,
     "retry_delay": 0.05,
     "retry_delay_max": 0.2,

@@ -35,6 +35,7 @@ BOT_TOKEN = "bot-token-4242"
 QUICK: dict[str, Any] = {
     "http_host": "127.0.0.1",
     "http_port": 0,
+    "relist_interval": 30,
     "forge_limits": False,
     "grace": 1.0,
     "forge_retry": 0.1,

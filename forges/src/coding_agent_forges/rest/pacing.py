@@ -167,8 +167,8 @@ class Paced:
     def _require_patience(self, kind: RequestKind, wait: float) -> None:
         if wait > self._rate.patience:
             raise NotYetError(
-                f"The next request to {self.host} ({kind}) may be sent in {wait:.0f} s: that keeps the "
-                "limits in the section `reporter` and those of the forge.",
+                f"The next request to {self.host} ({kind}) may be sent in {wait:.0f} s: that keeps "
+                "`reporter.forge_share` of the forge's limits, and what its answers ask for.",
                 kind,
                 wait,
             )

@@ -330,7 +330,7 @@ async def test_an_attempt_sends_nothing_of_ours_to_a_persons_service(
     (users / "github").mkdir(parents=True)
     (users / "default.yaml").write_text(yaml.safe_dump(DEFAULT_KEY))
     url = start_user_config(users, USER_CONFIG_API_KEY=SERVICE).url()
-    service = {"enabled": True, "url": url, "api_key": SERVICE, "timeout": 60}
+    service = {"enabled": True, "url": url, "api_key": SERVICE}
     with service_of_a_stranger() as (address, received):
         for key in ({}, {"api_key": own}):
             received.clear()

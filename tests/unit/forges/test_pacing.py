@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 import pytest
 from coding_agent_core.errors import ForgeUnavailableError, NotYetError, RequestKind
@@ -43,6 +44,17 @@ async def test_new_comments_have_a_budget_of_their_own() -> None:
     for _ in range(20):
         await pace.turn(RequestKind.WRITE)
     assert time.at < 5, "edits and labels go on"
+
+
+async def test_a_rate_without_limits_still_waits_for_what_the_forge_asks_for() -> None:
+    time = Time()
+    pace = Paced("h", RequestRate(per_second=inf, burst=1), time.clock())
+    for kind in RequestKind:
+        await pace.turn(kind)
+    assert time.slept == []
+    pace.answered("GET", 429, {"retry-after": "7"}, b"")
+    await pace.turn(RequestKind.READ)
+    assert time.at == pytest.approx(7.0)
 
 
 CORE = {"x-ratelimit-resource": "core", "x-ratelimit-limit": "12500", "x-ratelimit-remaining": "12000"}

@@ -148,7 +148,7 @@ class Paced:
         """
         now = self._clock.monotonic()
         buckets = self._buckets[kind]
-        wait = max(self._until - now, *(bucket.wait(now) for bucket in buckets))
+        wait = max([self._until - now, *(bucket.wait(now) for bucket in buckets)])
         if kind is RequestKind.CREATE:
             wait = max(wait, self._created.wait(now))
         self._require_patience(kind, wait)

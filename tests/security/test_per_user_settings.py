@@ -315,8 +315,10 @@ def service_of_a_stranger() -> Iterator[tuple[str, list[str]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1", received
-        server.shutdown()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1", received
+        finally:  # a thread that accepts on a closed socket would use a whole CPU
+            server.shutdown()
 
 
 async def test_an_attempt_sends_nothing_of_ours_to_a_persons_service(

@@ -229,7 +229,13 @@ class Ledger:
         return self.allowance is not None and self.allowance.currency is not None
 
     def countable(self, pricing: Pricing | None) -> bool:
-        """Whether the allowance can count a model's usage: a sum of money needs a price in its currency."""
+        """Whether the allowance can count the usage of a model.
+
+        It cannot if the allowance is a sum of money and the model has no price in its currency.
+
+        Args:
+            pricing: the model's prices; `None` if they are not known.
+        """
         if self.allowance is None or self.allowance.currency is None:
             return True
         return pricing is not None and pricing(Tokens()).currency == self.allowance.currency

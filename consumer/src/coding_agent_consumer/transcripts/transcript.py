@@ -319,7 +319,14 @@ def step_of_answer(response: Fields, scrub: Scrub) -> str:
 
 
 def steps_of_results(response: Fields, request: Fields, scrub: Scrub, *, without: str) -> Iterator[str]:
-    """Yield a title for each result of an answer's calls, except for calls of the tool `without`."""
+    """Yield one line for each result of a tool; the line of a failed one ends with `(failed)`.
+
+    Args:
+        response: the model's message with the calls.
+        request: our message with their results.
+        scrub: removes secrets from a text.
+        without: the tool whose results are left out; empty for none.
+    """
     calls = {part["tool_call_id"]: part for part in _parts(response, "tool-call")}
     for part in _parts(request, "tool-return"):
         if part["tool_name"] != without:

@@ -124,10 +124,13 @@ def encode_header(header: Mapping[str, Any], body: int) -> bytes:
 
 
 def header_length(prefix: bytes) -> int:
-    """Return the length of the header that follows.
+    """Return the length in bytes of the header that follows.
+
+    Args:
+        prefix: the first four bytes of a frame.
 
     Raises:
-        WireError: the length exceeds the limit.
+        WireError: the length is 0 or more than `MAX_HEADER`.
     """
     (length,) = PREFIX.unpack(prefix)
     if not 0 < length <= MAX_HEADER:

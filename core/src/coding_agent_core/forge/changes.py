@@ -106,9 +106,10 @@ class Remark:
     """A comment in a thread or on the change itself; never a note that the forge wrote.
 
     Attributes:
-        id: the forge's number of the comment as text. It is unique among the remarks of a forge's kind:
-            comments on lines, plain comments.
+        id: the forge's number of the comment, as text. Comments on lines and plain comments are numbered
+            separately, so one of each can have the same id.
         published_at: when others could first read the remark, and not when its draft was written.
+        body: at most `BODY_LIMIT` characters; the rest is cut.
         commit: the commit on which a comment on lines was written; empty if it is not known.
         review: the id of the `SubmittedReview` with which it was published; empty if there is none (GitLab).
     """

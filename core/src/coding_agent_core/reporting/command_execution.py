@@ -72,7 +72,12 @@ class LastTask:
 
 @dataclass(frozen=True)
 class Target:
-    """The forge and the tasks on which a command acts."""
+    """What a command acts on.
+
+    Attributes:
+        tasks: submits and withdraws tasks.
+        last: reads the item's newest task.
+    """
 
     forge: ItemForge
     tasks: TaskRequests

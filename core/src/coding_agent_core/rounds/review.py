@@ -302,8 +302,8 @@ class Activity:
             if none has read it, and 0 if there is no call. A call is a mention, a command, a label, a push to
             the branch, or a reopened change.
         acted: the index of the first round that has read the newest act: a call, a remark or a review.
-        last: when a person last acted, by the forge's clock; `None` if the change is young, or if nobody has
-            for as long as rounds go on.
+        last: when a person with write access last acted within `max_age`, by the forge's clock; `None` if
+            nobody did, and for a change younger than `max_age`, where it is not needed.
         seen: the newest act in the snapshot by anybody else than us, whether or not it counts.
         unread: the keys of the acts that no round has read.
     """

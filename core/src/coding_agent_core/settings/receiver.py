@@ -78,7 +78,7 @@ Rates = Annotated[str, AfterValidator(_rates)]
 
 
 class RateLimit(Section):
-    """Requests for each client address, for example `100/minute` or `10/second; 200/hour`."""
+    """The highest rates of requests from a client's address: `100/minute` or `10/second; 200/hour`."""
 
     failed: Rates = "100/minute"
     """Limit for requests that fail verification; above it they are answered 429."""
@@ -94,7 +94,7 @@ else:
 
 
 class Webhook(WebhookSections):
-    """The receiver. Each forge has a section with its name here."""
+    """The receiver. Each forge has a section below this one, for example `webhook.github`."""
 
     enabled: bool = True
     """If false, `--mode webhook` refuses to start."""

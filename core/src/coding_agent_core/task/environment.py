@@ -233,7 +233,7 @@ class RepositoryFile(_Strict):
 
 
 def read_file(content: bytes) -> RepositoryFile:
-    """Read and check the file's content.
+    """Parse the content of `.coding-agent.yaml` and check it against `RepositoryFile`.
 
     Every scalar is read as text, so that `1.10`, `on` and `null` mean what is written.
 

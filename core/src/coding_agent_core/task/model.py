@@ -292,7 +292,8 @@ class Trigger(Frozen):
     """What caused a task.
 
     Attributes:
-        cause: `None` for a task that a person wrote as an AgentTask.
+        origin: how the request reached us.
+        cause: what a person did, or what a round answers; `None` if a person wrote the AgentTask.
         round: the cause of a round; `None` for any other task.
         delivery_id: the id of the webhook delivery; a redelivery has the same id.
         labeled_at: when the label was applied, by the forge's clock; `None` if the event does not say so.

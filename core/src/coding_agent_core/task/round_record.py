@@ -124,7 +124,7 @@ class RoundEntry(EndedRound):
 
     @property
     def usage(self) -> Usage:
-        """The round's usage of the model; `None` if the record does not have it."""
+        """The round's usage of the model; nothing if the record does not have it."""
         half = self.tokens // 2  # only their sum counts
         requests = min(self.tokens, 1)
         return Usage(requests=requests, input_tokens=self.tokens - half, output_tokens=half, cost=self.cost)

@@ -123,7 +123,7 @@ class PlatformWebhooks(Protocol):
 
     Attributes:
         EVENT_HEADER: the name of the header that names the event.
-        PROOF: a word for people for the proof that a request is authentic.
+        PROOF: what messages call the proof that a request is authentic, for example `token`.
     """
 
     EVENT_HEADER: str
@@ -133,13 +133,23 @@ class PlatformWebhooks(Protocol):
         """Return the check of a request with these headers; `None` if no body can pass the check."""
         ...
 
-    def delivery(self, headers: Mapping[str, str]) -> Delivery: ...
+    def delivery(self, headers: Mapping[str, str]) -> Delivery:
+        """Return the event's name and the delivery's id."""
+        ...
 
-    def action_of(self, payload: Mapping[str, Any]) -> str: ...
+    def action_of(self, payload: Mapping[str, Any]) -> str:
+        """Return what happened to the item, in the forge's word, for the log; empty if nothing says so."""
+        ...
 
     def interpret(
         self, delivered: Delivery, payload: Mapping[str, Any], settings: Settings, received_at: datetime
-    ) -> Meaning: ...
+    ) -> Meaning:
+        """Return what an event asks for. Pure; the payload is of the forge, but may lack any field.
+
+        Raises:
+            FieldError: the event could start or stop a task, but a field is missing or has the wrong type.
+        """
+        ...
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:

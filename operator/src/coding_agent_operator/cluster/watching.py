@@ -207,8 +207,9 @@ class Relist:
     Args:
         sources: each cache, with the function that lists the objects for it.
         listed: called after every list with the keys that changed.
-        behind: called with the number of versions that existed for a whole interval without being shown by a
-            watch. If it is more than 0, a watch is dead.
+        interval: the seconds between two lists.
+        behind: called with the number of object versions that the last list showed and no watch has shown
+            since. If it is more than 0, a watch is dead.
     """
 
     def __init__(

@@ -108,7 +108,8 @@ def job_manifest(
     Args:
         component: the value of the component label, by which NetworkPolicies select the pod.
         labels: further labels of Job and pod that say what the pod is for.
-        annotations: the annotations of both. If there are any, they give an allowance.
+        annotations: the annotations of Job and pod: the attempt's allowance, or none. If there is an
+            allowance, a disrupted pod fails the Job and is not replaced.
         container: the container whose exit code decides.
     """
     shared = {

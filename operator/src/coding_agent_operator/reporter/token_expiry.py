@@ -58,7 +58,7 @@ class ReporterPod(NamedTuple):
 
 
 def expiry_event(host: str, platform: Platform, place: str, expires: datetime, now: datetime) -> Event | None:
-    """Return the message about a token that expires at a time; `None` while there is enough time.
+    """Return the Event about a token that has expired or will within `NOTICE`; `None` if it is valid longer.
 
     Args:
         place: where a person sets the token.

@@ -184,7 +184,11 @@ async def delete(tasks: AgentTasks, task: AgentTask, now: datetime) -> bool:
 def expired(task: AgentTask, now: datetime, keep: timedelta) -> bool:
     """Whether the task ended long enough ago to be deleted.
 
-    A task whose end is not shown on its item yet stays a day longer, because the forge may not answer.
+    A task whose end is not shown on its item yet stays a day longer, so that the reporter can still show it
+    after an outage of the forge.
+
+    Args:
+        keep: how long an ended task stays, unless its `ttlSecondsAfterFinished` says so.
     """
     own, ended = task.spec.ttl_seconds_after_finished, task.ended_at
     keep = keep if own is None else timedelta(seconds=own)

@@ -139,8 +139,8 @@ class RabbitMQClaim:
     async def item_lock(self) -> AsyncIterator[bool]:
         """Hold the item's lock among all consumers of the broker; `False` if another consumer has it.
 
-        In that case the caller must end the claim with `retry` and never with `done`, because the other
-        consumer may still crash.
+        In that case the caller ends the claim with `retry`, because the other consumer may still crash; with
+        `done` only if the item shows that nobody asks for this message's work any more.
         """
         held = not self._io.stopped and await self._io.run(self.connection.lock_item(self))
         try:

@@ -10,6 +10,7 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger, new_uuid
 from coding_agent_core.task.queued_task import QueuedTask
+from pika.exceptions import ChannelClosedByBroker
 
 from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, Program, StartSystem, System, until
@@ -84,8 +85,13 @@ class Stage:
             with self.queue.channel() as channel:
                 queue = self.queue.name + ".dead"
                 bodies = []
-                while (found := channel.basic_get(queue))[0] is not None:
-                    bodies.append(found[2])
+                try:
+                    while (found := channel.basic_get(queue))[0] is not None:
+                        bodies.append(found[2])
+                except ChannelClosedByBroker as error:
+                    if error.reply_code != 404:
+                        raise
+                    return False  # the consumer declares this queue when it has started
                 return b"not a task" in bodies  # without an acknowledgement they stay
 
         until(is_rejected, lambda: f"the task is settled: {self._consumer and self._consumer.text()[-4000:]}")

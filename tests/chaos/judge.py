@@ -5,8 +5,8 @@
 
 Each claim is a function from an item, or from the whole history, to the violations that it finds. Some say
 what must happen, and by when (this module). The others say what may happen: `run_claims.py` of runs, and
-`causes.py` of everything that the system does on the forge. What they do not explain is a violation, so that
-the judge finds errors that nobody has thought of.
+`causes.py` of everything that the system does on the forge. Whatever these do not explain is a violation,
+so the judge finds errors that nobody has thought of.
 
 A withdrawal is a person's removal of the last label that asks for work, the closing or merging of the item,
 or a `/cancel` of a person who may give it.

@@ -33,7 +33,7 @@ REACHED = {
 """Of the places of the test; everything else is refused. The stranger is a pod that is not the release's."""
 
 SERVERS = ("receiver", "user-config")
-"""Those that listen."""
+"""The programs that listen."""
 
 # Prints the places that let it connect. All are tried at once: what is refused takes the whole time.
 PROBE = """

@@ -14,7 +14,7 @@ from tests.integration.main_job.scripts import fixes_the_bug
 
 
 def variables(proxy: CompanyProxy, *direct: str) -> dict[str, str]:
-    """Those of a pod of the chart."""
+    """Return the proxy's variables as the chart sets them in a pod."""
     values = {
         "proxy": {"http": proxy.url, "https": proxy.url, "noProxy": list(direct)},
         "networkPolicy": {"proxy": {"cidrs": ["127.0.0.1/32"]}},

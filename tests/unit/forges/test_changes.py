@@ -173,7 +173,7 @@ def commit(author: int, parents: int = 1) -> dict[str, Any]:
     ],
 )
 def test_whether_others_may_have_commits_on_the_branch(commits: list[Any], may_have: bool) -> None:
-    """GitHub shows 20 commits. Those of the base that we merged come before older ones of the branch."""
+    """GitHub shows 20 commits. Commits of a base that we merged come before older commits of the branch."""
     head = {"headRef": {"target": {"history": {"nodes": commits}}}}
     assert PullRequestResponse.model_validate(PULL | head).may_have_others_commits("1") is may_have
 

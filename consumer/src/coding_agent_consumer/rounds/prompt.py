@@ -30,8 +30,8 @@ from coding_agent_consumer.agent.prompt import (
 from coding_agent_consumer.item.background import InstructionFile
 
 _OTHERS_LIMIT = 20_000
-"""The most characters of all remarks that are shown only because they are in the same threads. Those that the
-round answers are all shown: `open_work` chooses them so that they fit."""
+"""The most characters of all remarks that are shown only because they are in the same threads. Remarks that
+the round answers are all shown: `open_work` chooses them so that they fit."""
 _CHECKS_LIMIT = 40_000
 """The most characters of all failed checks."""
 _LEAST_LOG = 200

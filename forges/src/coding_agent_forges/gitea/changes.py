@@ -149,7 +149,7 @@ class _CachedDiscussion:
 
 
 @dataclass
-class KnownPullRequest:
+class CachedPullRequest:
     """The cached responses about one pull request.
 
     Attributes:
@@ -172,7 +172,7 @@ class GiteaChanges:
     client: ForgeClient
     settings: Gitea
     own: User
-    known: dict[str, KnownPullRequest]
+    known: dict[str, CachedPullRequest]
     _base_checks: dict[tuple[str, str], tuple[CheckResult, ...]] = field(default_factory=dict)
 
     async def open(self) -> OpenChanges:
@@ -183,18 +183,18 @@ class GiteaChanges:
         call = Call("GET", "/repos/issues/search", "looking for our open pull requests", params)
         listed = await self.client.entries(list[_ListedPullRequest], call, limit=_LIST_PAGES)
         items = tuple(self._item(one.repository, one.number) for one in listed.values)
-        return await read_each(Read(items, listed.left_out), self.known, self._read, new=KnownPullRequest)
+        return await read_each(Read(items, listed.left_out), self.known, self._read, new=CachedPullRequest)
 
     async def one(self, item: Item) -> ChangeSnapshot:
         """Return one pull request. If it does not merge, it is read again after some seconds."""
-        cache = KnownPullRequest()
+        cache = CachedPullRequest()
         snapshot = await self._read(item, cache)
         if cache.refused is None:
             return snapshot
         # Gitea also says "not mergeable" while it still computes; a conflict lasts.
         await self.client.clock.sleep(_CHECKING_WAIT)
         return await self._read(
-            item, KnownPullRequest(refused=(cache.refused[0], snapshot.read_at - _CHECKING))
+            item, CachedPullRequest(refused=(cache.refused[0], snapshot.read_at - _CHECKING))
         )
 
     def _item(self, repository: str, number: int) -> Item:
@@ -206,7 +206,7 @@ class GiteaChanges:
             number=number,
         )
 
-    async def _read(self, item: Item, cache: KnownPullRequest) -> ChangeSnapshot:
+    async def _read(self, item: Item, cache: CachedPullRequest) -> ChangeSnapshot:
         where = path("repos", *item.repository.split("/", 1), "pulls", item.number)
         call = Call("GET", where, f"reading {item.display}")
         response = await self.client.send(call)
@@ -263,7 +263,7 @@ class GiteaChanges:
             self._base_checks[key] = tuple(_check(status, ()) for status in statuses.values)
         return self._base_checks[key]
 
-    def _mergeability(self, pull: _PullRequest, cache: KnownPullRequest, read_at: datetime) -> Mergeability:
+    def _mergeability(self, pull: _PullRequest, cache: CachedPullRequest, read_at: datetime) -> Mergeability:
         """Return whether the change merges. It has a conflict only if it does not merge for some time."""
         # `mergeable` is also false while Gitea still examines new commits.
         if pull.mergeable or pull.draft or not pull.open:

@@ -30,7 +30,7 @@ from coding_agent_core.runtime.retry import both
 from coding_agent_core.task.model import Head, Item
 from pydantic import AliasPath, Field
 
-from coding_agent_forges.gitea.changes import DRAFT, GiteaChanges, KnownPullRequest, without_draft
+from coding_agent_forges.gitea.changes import DRAFT, CachedPullRequest, GiteaChanges, without_draft
 from coding_agent_forges.gitea.discussion import GiteaDiscussion
 from coding_agent_forges.gitea.labels import RepositoryLabel, create_label
 from coding_agent_forges.gitea.revisions import GiteaRevisions
@@ -132,7 +132,7 @@ class GiteaForge(Forge):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._known: dict[str, KnownPullRequest] = {}
+        self._known: dict[str, CachedPullRequest] = {}
 
     def _item_path(self, item: Item, *rest: str | int) -> str:
         return _repo_path(item, "issues", item.number, *rest)

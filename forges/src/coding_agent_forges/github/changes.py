@@ -111,7 +111,7 @@ class _ListedPullRequest(ResponseModel):
 
 
 @dataclass(frozen=True)
-class KnownPullRequest:
+class CachedSnapshot:
     """An earlier snapshot of a pull request.
 
     Attributes:
@@ -137,7 +137,7 @@ class Memory:
 
     earlier: dict[str, tuple[object, Earlier]] = field(default_factory=dict)
     pushes: dict[str, tuple[str, tuple[ChangeEvent, ...]]] = field(default_factory=dict)
-    snapshots: dict[str, KnownPullRequest] = field(default_factory=dict)
+    snapshots: dict[str, CachedSnapshot] = field(default_factory=dict)
     comments: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def keep(self, identities: Collection[str]) -> None:
@@ -223,7 +223,7 @@ class GitHubChanges:
         settled = snapshot.read_at - snapshot.updated_at > 2 * _SECOND
         unresolved = any(not thread.resolved for thread in snapshot.threads[:-_NEWEST])
         if shown is not None and settled and not unresolved and snapshot.mergeability is not _UNKNOWN:
-            self.memory.snapshots[item.identity] = KnownPullRequest(shown, snapshot)
+            self.memory.snapshots[item.identity] = CachedSnapshot(shown, snapshot)
         return snapshot
 
     async def one(self, item: Item) -> ChangeSnapshot:

@@ -224,7 +224,7 @@ class GitLabChanges:
         return self._tips[base]
 
     async def _check(self, item: Item, merge_request: MergeRequestResponse, cache: KnownMergeRequest) -> None:
-        """Read the checks of head and base. Those of a pipeline that has ended are not read again."""
+        """Read the checks of head and base. The checks of an ended pipeline are not read again."""
         pipeline = merge_request.pipeline
         if pipeline is None:
             cache.checked, cache.base_checks = None, Read()

@@ -39,7 +39,6 @@ PROGRAM = "/opt/coding-agent"
 
 _MODULE = "coding_agent_consumer.workspace"
 _BLOCK_SIGTERM = ("env", "--block-signal=TERM")
-"""Keeps a SIGTERM until the program handles it."""
 """Starts a program of our image so that a SIGTERM waits until the program handles it, as the image's entry
 point does. The `env` of other images may lack this option."""
 _SERVICE_START_S = 120

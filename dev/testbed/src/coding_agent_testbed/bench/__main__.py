@@ -41,7 +41,7 @@ from coding_agent_testbed.bench.world import Part, World
 from coding_agent_testbed.cluster.errors import ClusterError
 from coding_agent_testbed.cluster.progress import note, step
 
-# The one that fills the control plane comes last.
+# The benchmark that fills the control plane comes last.
 BENCHMARKS = {
     entry.BENCHMARK.name: entry.BENCHMARK
     for entry in (

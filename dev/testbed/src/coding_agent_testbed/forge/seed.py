@@ -72,7 +72,7 @@ class SeedRepository(_Strict):
     Attributes:
         files: the folder of its initial commit.
         protected: branches or patterns.
-        ci: the same as in `Repository`.
+        ci: shell commands that run on each new head of an open change, by the name of their check.
     """
 
     owner: str

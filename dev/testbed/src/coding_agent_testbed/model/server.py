@@ -85,7 +85,7 @@ class _Requests:
         return body if isinstance(body, Response) else await self.play.answer(wire, {**body, **more})
 
     async def count(self, request: Request, wire: WireFormat, key: str, **more: Any) -> Response:
-        """Return the number of the request's tokens under a key; `more` is the same as in `answer`."""
+        """Return the number of the request's tokens under a key. `more` are fields that only the path has."""
         body = await self._body_of(request, wire)
         return body if isinstance(body, Response) else self.play.count(wire, {**body, **more}, key)
 

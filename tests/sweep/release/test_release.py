@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.needs_linux,
     pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("release"),
+    pytest.mark.xdist_group("node"),  # the tests of the release on a node use the same release
 ]
 
 OPERATOR = "coding-agent-operator"

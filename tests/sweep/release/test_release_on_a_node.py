@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.needs_root,
     pytest.mark.needs_linux,
     pytest.mark.timeout(2400),
-    pytest.mark.xdist_group("release"),
 ]
 
 VERIFIER = ROOT / "docs" / "examples" / "containerd" / "verify-coding-agent"

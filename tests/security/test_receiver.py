@@ -36,6 +36,7 @@ def most(idle: int) -> float:
     return 1.2 * idle + 64 * MEBI
 
 
+@pytest.mark.long
 async def test_floods_neither_fill_the_memory_nor_delay_authentic_webhooks() -> None:
     async with receiver_process(PROGRAM) as receiver:
         idle = receiver.resident()

@@ -100,6 +100,7 @@ async def test_a_command_that_ignores_signals_is_ended(workspace: Workspace) -> 
     assert result.timed_out
 
 
+@pytest.mark.long
 async def test_a_flood_of_output_keeps_its_head_and_tail_in_little_memory(workspace: Workspace) -> None:
     result = await workspace.run(
         "echo first; head -c 200000000 /dev/zero | tr '\\0' x; echo; echo last;"

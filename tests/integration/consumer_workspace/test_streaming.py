@@ -119,6 +119,7 @@ async def test_its_time_ends_it(workspace: Workspace) -> None:
     assert not alive(mark)
 
 
+@pytest.mark.long
 async def test_a_flood_of_output_ends_it(workspace: Workspace) -> None:
     async with workspace.start(
         shell("yes $(head -c 9999 /dev/zero | tr '\\0' x)"), timeout=PATIENCE

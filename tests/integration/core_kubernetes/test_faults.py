@@ -119,6 +119,7 @@ async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
     assert [task["spec"]["cancel"] for task in place.tasks().values()] == [True]
 
 
+@pytest.mark.long
 async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_enough(
     place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
 ) -> None:

@@ -76,6 +76,7 @@ async def test_a_task_longer_than_the_consumer_timeout_runs_once(
         await until(lambda: queue.ready() == 0)
 
 
+@pytest.mark.long
 async def test_heartbeats_go_on_while_a_task_blocks_the_programs_loop(
     sink: RabbitMQSink, new_source: NewSource, queue: Queue, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -59,6 +59,7 @@ async def test_a_deleted_queue_is_made_again(sink: RabbitMQSink, queue: Queue) -
     assert numbers(queue) == [2]
 
 
+@pytest.mark.long
 async def test_a_frozen_broker_is_unavailable_within_the_budget(
     hasty_sink: RabbitMQSink, rabbitmq: Broker, queue: Queue
 ) -> None:

@@ -636,6 +636,7 @@ async def test_a_token_that_may_not_read_who_pushed_reads_the_change(ours: Ours)
     assert (found.head_commit, found.events) == (ours.head, ())
 
 
+@pytest.mark.parametrize("world", ["github", pytest.param("gitlab", marks=pytest.mark.long)], indirect=True)
 async def test_more_changes_than_a_page_has(ours: Ours, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(changes, "_PAGE", 25)
     for number in range(29):

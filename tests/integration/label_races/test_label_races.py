@@ -220,18 +220,11 @@ def _report(item: RaceItem, story: Story, lines: Sequence[str]) -> str:
     return "\n".join([f"{item.name} #{item.number} ({story})", *(f"  {line}" for line in lines), *history])
 
 
+@pytest.mark.long
 @pytest.mark.timeout(TEST_SECONDS)
 @pytest.mark.parametrize(
     ("count", "mode", "flavour"),
-    [
-        pytest.param(6, "kubernetes", "gitlab", marks=pytest.mark.xdist_group("another-control-plane")),
-        (6, "memory", "github"),
-        *(
-            pytest.param(60, mode, flavour, marks=pytest.mark.long)
-            for mode in MODES
-            for flavour in ("github", "gitlab")
-        ),
-    ],
+    [(60, mode, flavour) for mode in MODES for flavour in ("github", "gitlab")],
     ids=str,
 )
 def test_every_label_that_stays_has_its_run_and_no_other_label_has_one(

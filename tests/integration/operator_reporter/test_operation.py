@@ -60,6 +60,7 @@ def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World
     assert "another holds the Lease coding-agent-reporter now" in second.log()
 
 
+@pytest.mark.long
 def test_one_that_sleeps_writes_nothing_on_the_forge_when_it_wakes(world: World, start: Start) -> None:
     """1. The first shows a running task; its second write waits for its turn, and the first sleeps.
 

@@ -102,7 +102,12 @@ class Story:
         self.system.forge.add_check(REPOSITORY, self.head, "test", result, log=b"1 failed\n")
 
 
-@pytest.fixture(params=[("memory", "gitlab"), ("rabbitmq", "github")], ids="-".join)
+@pytest.fixture(
+    params=[
+        pytest.param(("memory", "gitlab"), marks=pytest.mark.long, id="memory-gitlab"),
+        pytest.param(("rabbitmq", "github"), id="rabbitmq-github"),
+    ]
+)
 def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator[Story]:
     """A change of ours, and a system with rounds that everything reaches twice."""
     mode, flavour = request.param

@@ -126,7 +126,7 @@ def plane(control_plane: PlaneUnderTest) -> PlaneUnderTest:
     return control_plane
 
 
-@pytest.fixture(params=["github", "gitlab"])
+@pytest.fixture(params=["github", pytest.param("gitlab", marks=pytest.mark.long)])
 def story(
     request: pytest.FixtureRequest,
     plane: PlaneUnderTest,

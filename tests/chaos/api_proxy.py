@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
-import httpx
+import httpx2
 import uvicorn
 
 from tests.chaos.world import Effect, Undo
@@ -126,7 +126,7 @@ class ApiProxy:
             ssl_keyfile=pki / "apiserver.key",
         )
         self._server = uvicorn.Server(config)
-        self._client: httpx.AsyncClient | None = None
+        self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._up = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()), daemon=True)
@@ -173,9 +173,9 @@ class ApiProxy:
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._change = asyncio.Event()
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=32)
-        timeout = httpx.Timeout(60.0, connect=5.0, pool=5.0)
-        async with httpx.AsyncClient(
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
+        timeout = httpx2.Timeout(60.0, connect=5.0, pool=5.0)
+        async with httpx2.AsyncClient(
             verify=self._authority, limits=limits, timeout=timeout, trust_env=False
         ) as client:
             self._client = client
@@ -206,7 +206,7 @@ class ApiProxy:
             await asyncio.wait({work, left}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 work.result()
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             _abort(send)  # the API server is away: so is this one
         finally:
             for task in (work, left):
@@ -232,7 +232,7 @@ class ApiProxy:
                 (b"accept-encoding", b"identity"),  # the proxy adds events of its own
             ],
             content=request.body,
-            timeout=httpx.Timeout(None, connect=5.0) if request.watch else httpx.Timeout(60.0, connect=5.0),
+            timeout=httpx2.Timeout(None, connect=5.0) if request.watch else httpx2.Timeout(60.0, connect=5.0),
         )
         answer = await self._client.send(upstream, stream=True)
         try:
@@ -256,7 +256,7 @@ class ApiProxy:
         return True
 
     async def _watch(
-        self, request: _Request, send: Any, answer: httpx.Response, headers: list[tuple[bytes, bytes]]
+        self, request: _Request, send: Any, answer: httpx2.Response, headers: list[tuple[bytes, bytes]]
     ) -> None:
         await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
         events = answer.aiter_raw()

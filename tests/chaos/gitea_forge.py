@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
 from coding_agent_testbed.forge.eventlog import ForgeEvent
 from coding_agent_testbed.forge.faults import Fault
 from coding_agent_testbed.forge.model import Check, Comment, Item, Kind, Label, Repository, Thread, Tips, User
@@ -173,7 +173,7 @@ class GiteaForge:
                 effect = go_on()
                 self._admin.call("GET", "/version")
                 return effect
-            except (GiteaError, httpx.HTTPError) as error:
+            except (GiteaError, httpx2.HTTPError) as error:
                 raise WorldError(f"Gitea does not go on: {error!r}") from error
             finally:
                 self._broken.release()
@@ -331,7 +331,7 @@ class GiteaForge:
         """
         try:
             yield self._apis[login or self._one_of("member")]
-        except (GiteaError, httpx.HTTPError) as error:
+        except (GiteaError, httpx2.HTTPError) as error:
             raise ForgeRefusal(str(error)) from error
 
 

@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.chaos.world import Effect, Undo
 
@@ -225,10 +225,10 @@ class DeliveryProxy:
         headers = dict(request.headers)
         try:
             # A connection of its own each time, so that every receiver behind the address gets some.
-            answer = httpx.post(
+            answer = httpx2.post(
                 url, content=request.body, headers=headers, timeout=_ANSWER_SECONDS, trust_env=False
             )
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             self._record(request, 0)
             return 502, repr(error).encode()
         self._record(request, answer.status_code)

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 from coding_agent_testbed.bench.broker import Broker
 from coding_agent_testbed.cluster.network import free_ports
@@ -213,7 +213,7 @@ class RabbitMQWorld:
                 if "receiver" in self.broken or "broker" in self.broken:
                     return True  # another fault has broken it, and waits for it
             url = f"http://127.0.0.1:{self.port}/readyz"
-            return httpx.get(url, timeout=5, trust_env=False).status_code == 200
+            return httpx2.get(url, timeout=5, trust_env=False).status_code == 200
 
         wait("the receiver serves", answers, seconds=_SERVES_SECONDS, alive=self.check)
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import uvicorn
 from coding_agent_testbed.forge.faults import Fault, Faults
 
@@ -129,9 +129,9 @@ class Recorder:
             one.close()
 
     async def _main(self) -> None:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
-        timeout = httpx.Timeout(_UPSTREAM_SECONDS, connect=5.0)
-        async with httpx.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as self._client:
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        timeout = httpx2.Timeout(_UPSTREAM_SECONDS, connect=5.0)
+        async with httpx2.AsyncClient(limits=limits, timeout=timeout, trust_env=False) as self._client:
             serving = asyncio.create_task(self._server.serve(sockets=self._sockets))
             while not self._server.started and not serving.done():
                 await asyncio.sleep(0.005)
@@ -149,7 +149,7 @@ class Recorder:
         began = datetime.now(UTC)
         try:
             answer = await self._ask(scope, body)
-        except httpx.HTTPError:
+        except httpx2.HTTPError:
             self._record(scope, body, began, 0, b"")
             await _answer(send, 502, [], b"the forge has not answered")
             return
@@ -161,7 +161,7 @@ class Recorder:
         ]
         await _answer(send, answer.status_code, headers, answer.content)
 
-    async def _ask(self, scope: Any, body: bytes) -> httpx.Response:
+    async def _ask(self, scope: Any, body: bytes) -> httpx2.Response:
         query = scope["query_string"].decode("latin-1")
         headers = [(name, value) for name, value in scope["headers"] if name.lower() not in _NOT_FORWARDED]
         path = scope["raw_path"].decode("latin-1")
@@ -173,7 +173,7 @@ class Recorder:
             )
             try:
                 return await self._client.send(request)
-            except httpx.ConnectError:
+            except httpx2.ConnectError:
                 if not self._of_people(scope) or time.monotonic() > end:
                     raise
             await asyncio.sleep(_RETRY_SECONDS)

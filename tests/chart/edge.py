@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from coding_agent_testbed.cluster.commands import run
 from coding_agent_testbed.cluster.wait import until
 
@@ -41,10 +41,10 @@ class Edge:
         files = (f"--cert={self.certificate}", f"--key={self.key}")
         release.kubectl("create", "secret", "tls", TLS_SECRET, *files)
 
-    def client(self) -> httpx.Client:
+    def client(self) -> httpx2.Client:
         """A client that demands the very certificate and names HOST."""
         context = ssl.create_default_context(cafile=str(self.certificate))
-        return httpx.Client(
+        return httpx2.Client(
             base_url=f"https://{self.address}:{self.port}",
             headers={"Host": HOST},
             verify=context,
@@ -52,7 +52,7 @@ class Edge:
             trust_env=False,
         )
 
-    def post(self, client: httpx.Client, path: str, body: bytes, headers: dict[str, str]) -> httpx.Response:
+    def post(self, client: httpx2.Client, path: str, body: bytes, headers: dict[str, str]) -> httpx2.Response:
         return client.post(path, content=body, headers=headers, extensions={"sni_hostname": HOST})
 
     def wait(self, path: str = "/webhook/github") -> None:
@@ -87,7 +87,7 @@ def forwarder(edge: Edge) -> Iterator[str]:
             try:
                 answer = edge.post(client, self.path, body, headers)
                 status, content = answer.status_code, answer.content
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 status, content = 502, json.dumps({"error": repr(error)}).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(content)))

@@ -54,29 +54,29 @@ class Contents:
 AGENT = "pydantic_ai,openai,coding_agent_consumer"
 IMAGES = {
     "receiver": Contents(
-        "coding_agent_core,coding_agent_receiver,coding_agent_tokens,cryptography,fastapi,httpx,kubernetes.aio,pika",
+        "coding_agent_core,coding_agent_receiver,coding_agent_tokens,cryptography,fastapi,httpx2,kubernetes.aio,pika",
         f"kopf,jinja2,coding_agent_operator,coding_agent_user_config,{AGENT}",
         megabytes=52,
     ),
     "operator": Contents(
-        "coding_agent_core,coding_agent_operator.reporter,kopf,httpx,jwt",
+        "coding_agent_core,coding_agent_operator.reporter,kopf,httpx2,jwt",
         "fastapi,limits,pika,jinja2,rich,kubectl_agenttask,coding_agent_receiver,coding_agent_user_config,"
         f"{AGENT}",
         megabytes=48,
     ),
     "consumer": Contents(
-        "coding_agent_core,coding_agent_consumer,pydantic_ai,httpx",
+        "coding_agent_core,coding_agent_consumer,pydantic_ai,httpx2",
         "kopf,kubernetes,limits,jinja2,coding_agent_receiver,coding_agent_operator",
         megabytes=74,
     ),
     "user-config": Contents(
         "coding_agent_core,coding_agent_user_config,fastapi",
-        f"kopf,kubernetes,pika,httpx,coding_agent_receiver,coding_agent_operator,{AGENT}",
+        f"kopf,kubernetes,pika,httpx2,coding_agent_receiver,coding_agent_operator,{AGENT}",
         megabytes=17,
     ),
     "egress": Contents(
         "coding_agent_core,coding_agent_egress",
-        f"kopf,kubernetes,pika,httpx,coding_agent_receiver,coding_agent_operator,{AGENT}",
+        f"kopf,kubernetes,pika,httpx2,coding_agent_receiver,coding_agent_operator,{AGENT}",
         megabytes=70,
     ),
     "sandbox": Contents(

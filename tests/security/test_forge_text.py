@@ -1,6 +1,6 @@
 """Text of a model or a stranger on a forge that executes what it can: quick actions, mentions, keywords."""
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.forge import markup
 from coding_agent_testbed.forge.model import Item
@@ -75,7 +75,7 @@ def test_the_same_text_from_our_account_does_harm(start_system: StartSystem) -> 
     system.wait_for_label(number, DONE)
     [change] = system.changes()
 
-    httpx.put(
+    httpx2.put(
         f"{system.forge.api_url}/projects/acme%2Fpricing/merge_requests/{change.number}",
         json={"description": ATTACK},
         headers={"Authorization": f"Bearer {BOT_TOKEN}"},

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.model.script import Script
@@ -288,7 +288,7 @@ def test_a_flood_restarts_no_receiver_and_authentic_webhooks_are_answered(
     until("the flood has started", lambda: "Pending" not in phases(), timeout=120, interval=0.2)
     answers: list[tuple[int, float]] = []
     deadline = time.monotonic() + 600
-    with httpx.Client(base_url=f"http://{address}", trust_env=False, timeout=30) as http:
+    with httpx2.Client(base_url=f"http://{address}", trust_env=False, timeout=30) as http:
         for number in itertools.count(1):
             body = encode(github_issue(number=number))
             started = time.monotonic()

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_consumer.modes import make_agent
 from coding_agent_consumer.runners import Launch, Runner, RunnerInput
@@ -139,8 +139,8 @@ def test_its_commands_find_the_dummy_and_no_secret(
     # Claude Code serves its own commands there, in the folder for temporary files of this attempt alone.
     reached = re.findall(r"UNIX CONNECTED (?!/tmp/cc-socks/)(.*)", found)
     assert reached == []
-    with pytest.raises(httpx.ConnectError):  # it lived as long as the attempt
-        httpx.get(gateway[1], timeout=60, trust_env=False)
+    with pytest.raises(httpx2.ConnectError):  # it lived as long as the attempt
+        httpx2.get(gateway[1], timeout=60, trust_env=False)
 
 
 def service_of(system: System, runner: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 
-import httpx
+import httpx2
 from coding_agent_core.errors import SettingsError, TokenMissingError
 from coding_agent_core.forge.hidden_line import HiddenLines
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
@@ -29,7 +29,7 @@ def connect_forge(
     only: str = "",
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     clock: Clock = Clock(),  # noqa: B008 - immutable
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
     pace: Paced | None = None,
     token: TokenSource | None = None,
 ) -> Forge:

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
-import httpx
+import httpx2
 from coding_agent_core.platforms.facts import web_base
 from coding_agent_core.runtime.tls import client_context
 from coding_agent_forges.github.app_settings import Purpose
@@ -109,8 +109,8 @@ class Registration:
         address = f"{self.api_url.rstrip('/')}{path('app-manifests', code, 'conversions')}"
         headers = {"accept": "application/vnd.github+json"}
         try:
-            answer = httpx.post(address, headers=headers, timeout=_TIMEOUT, verify=client_context())
-        except httpx.HTTPError as error:
+            answer = httpx2.post(address, headers=headers, timeout=_TIMEOUT, verify=client_context())
+        except httpx2.HTTPError as error:
             raise PluginError(f"{self.web} cannot be reached ({error}): check --api-url.") from error
         if answer.status_code == 404:
             raise PluginError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from coding_agent_core.platforms.text import printable
 from coding_agent_core.runtime.tls import client_context
 from coding_agent_core.settings.llm import LLM
@@ -81,15 +81,15 @@ def ask_model(llm: LLM, key: str, place: str) -> Finding:
     asked = question(llm, key)
     host, model = urlsplit(asked.url).netloc, llm.model_name
     try:
-        answer = httpx.post(
+        answer = httpx2.post(
             asked.url,
             json=dict(asked.body),
             headers=dict(asked.headers),
             timeout=_TIMEOUT,
             verify=client_context(),
         )
-    except httpx.HTTPError as error:
-        if isinstance(error, httpx.ConnectError) and not _known(urlsplit(asked.url).hostname or ""):
+    except httpx2.HTTPError as error:
+        if isinstance(error, httpx2.ConnectError) and not _known(urlsplit(asked.url).hostname or ""):
             return unknown(
                 "model",
                 f"this machine does not know {host}, so neither address nor key was tried. Within the "
@@ -127,7 +127,7 @@ def _known(host: str) -> bool:
         return False
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(answer: httpx2.Response) -> str:
     """Return the message in an error of any of the services, or the beginning of its text."""
     try:
         error = answer.json()["error"]

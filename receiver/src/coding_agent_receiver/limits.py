@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from ipaddress import ip_network
 
-import httpx
+import httpx2
 from coding_agent_core.platforms.addresses import Address, Network, contains
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
@@ -51,7 +51,7 @@ class AddressCheck(Enum):
 class Allowlist:
     """The networks that may send webhooks; if `webhook.allowed_networks` is empty, all may."""
 
-    def __init__(self, settings: Settings, *, client: httpx.AsyncClient | None = None) -> None:
+    def __init__(self, settings: Settings, *, client: httpx2.AsyncClient | None = None) -> None:
         entries = settings.webhook.allowed_networks
         self._open = not entries
         self._fixed = networks(entries)
@@ -72,21 +72,21 @@ class Allowlist:
         self, *, refresh: float = REFRESH_INTERVAL, retry: float = RETRY_INTERVAL, rounds: int | None = None
     ) -> None:
         """Read GitHub's addresses again and again until cancelled. After a failure, the old ones stay."""
-        async with self._client or httpx.AsyncClient(timeout=_TIMEOUT) as client:
+        async with self._client or httpx2.AsyncClient(timeout=_TIMEOUT) as client:
             while rounds is None or rounds > 0:
                 known = await self._read(client)
                 rounds = None if rounds is None else rounds - 1
                 if rounds != 0:
                     await asyncio.sleep(refresh if known else retry)
 
-    async def _read(self, client: httpx.AsyncClient) -> bool:
+    async def _read(self, client: httpx2.AsyncClient) -> bool:
         try:
             response = await client.get(self._url, headers={"Accept": "application/vnd.github+json"})
             response.raise_for_status()
             found = [ip_network(entry) for entry in response.json()["hooks"]]
             if not found:
                 raise ValueError("an empty list")  # noqa: TRY301 - handled as any other useless answer
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
             state = "none are known" if self._github is None else "the last known ones stay in force"
             _logger.warning("Cannot read GitHub's hook addresses from %s (%s); %s", self._url, error, state)
             return False

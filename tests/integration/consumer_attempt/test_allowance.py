@@ -3,7 +3,7 @@
 import asyncio
 from decimal import Decimal
 
-import httpx
+import httpx2
 from coding_agent_consumer.agent_interface import Brief
 from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.workspace.protocol import Workspace
@@ -58,7 +58,7 @@ async def test_the_gateways_count_is_the_outcomes_whatever_the_agent_says(make_p
             await workspace.write_file("a.md", "a\n")
             headers = {"authorization": f"Bearer {self._gateway.credential}"}
             body = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 100}
-            async with httpx.AsyncClient(base_url=self._gateway.url, headers=headers, timeout=60) as client:
+            async with httpx2.AsyncClient(base_url=self._gateway.url, headers=headers, timeout=60) as client:
                 while not stop.is_set():
                     response = await client.post("/v1/chat/completions", json=body)
                     assert MODEL_KEY not in response.text

@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 from coding_agent_consumer.gateway.forwarding import Gateway
@@ -56,7 +56,7 @@ GEMINI = {
 @asynccontextmanager
 async def _opened(
     wire: WireFormat, play: Play, allowance: Allowance | None = None, **options: Any
-) -> AsyncIterator[tuple[Gateway, Provider, httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[Gateway, Provider, httpx2.AsyncClient]]:
     async with provider(play) as upstream:
         options.setdefault("prices", PRICES)
         base_url = upstream.base_url + ("/v1" if wire is OPENAI else "")
@@ -65,10 +65,10 @@ async def _opened(
             yield gateway, upstream, client
 
 
-def _client_of(gateway: Gateway, **headers: str) -> httpx.AsyncClient:
+def _client_of(gateway: Gateway, **headers: str) -> httpx2.AsyncClient:
     """A client with the credential, or other headers."""
     headers = headers or {"authorization": f"Bearer {gateway.credential}"}
-    return httpx.AsyncClient(base_url=gateway.url, headers=headers, trust_env=False, timeout=_SECONDS)
+    return httpx2.AsyncClient(base_url=gateway.url, headers=headers, trust_env=False, timeout=_SECONDS)
 
 
 MESSAGES = ("/v1/messages?beta=true", {"model": "m", "max_tokens": 100, "messages": []})
@@ -252,7 +252,7 @@ async def test_an_answer_that_breaks_off_is_cut_off_and_counted_by_what_came() -
     start = _sse({"type": "message_start", "message": {"usage": USED}})
     text = _sse({"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 300}})
     async with _opened(ANTHROPIC, stream(start, text, cut=True)) as (gateway, _, client):
-        with pytest.raises(httpx.RemoteProtocolError):
+        with pytest.raises(httpx2.RemoteProtocolError):
             await client.post(MESSAGES[0], json=MESSAGES[1])
         await _counted(gateway, 1)
         assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5500, 100)
@@ -264,7 +264,7 @@ async def test_a_stream_that_breaks_off_before_its_first_text_does_not_use_up_th
     unknown = stream(start, cut=True), Allowance(tokens=20_000)
     async with _opened(ANTHROPIC, *unknown, models=["own"]) as (gateway, _, client):
         for sent in (1, 2):
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx2.RemoteProtocolError):
                 await client.post(MESSAGES[0], json=body)
             await _counted(gateway, sent)
             assert gateway.usage.input_tokens == sent * 5500
@@ -442,7 +442,7 @@ async def test_a_provider_that_falls_silent_can_charge_for_it(start: bytes) -> N
     async with _opened(OPENAI, play, Allowance(tokens=5_000), timeout=1.0) as (gateway, _, client):
         try:
             assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 504
-        except httpx.RemoteProtocolError:
+        except httpx2.RemoteProtocolError:
             assert start
         await _counted(gateway, 1)
         over.set()
@@ -462,8 +462,8 @@ async def test_a_client_that_goes_away_while_it_waits_is_not_served() -> None:
         async with asyncio.timeout(_SECONDS):
             while not upstream.requests:
                 await asyncio.sleep(0)
-        with pytest.raises(httpx.ReadTimeout):
-            await client.post(CHAT[0], json=body, timeout=httpx.Timeout(_SECONDS, read=0.3))
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.post(CHAT[0], json=body, timeout=httpx2.Timeout(_SECONDS, read=0.3))
         assert (await client.head("/")).status_code == 200, "by now it has seen that the client is gone"
         end.set()
         assert (await first).status_code == 200
@@ -476,9 +476,9 @@ async def test_it_listens_on_the_address_that_it_is_given_and_nowhere_else() -> 
     async with open_gateway([], host="127.0.0.2") as gateway:
         assert gateway.url.startswith("http://127.0.0.2:")
         port = int(gateway.url.rpartition(":")[2])
-        async with httpx.AsyncClient(trust_env=False, timeout=_SECONDS) as client:
+        async with httpx2.AsyncClient(trust_env=False, timeout=_SECONDS) as client:
             assert (await client.get(f"{gateway.url}/v1/models")).status_code == 401
-            with pytest.raises(httpx.ConnectError):
+            with pytest.raises(httpx2.ConnectError):
                 await client.get(f"http://127.0.0.3:{port}/v1/models")  # no other test listens there
     with pytest.raises(SettingsError, match=r"gateway\.host: cannot listen on nowhere\.invalid"):
         async with open_gateway([], host="nowhere.invalid"):

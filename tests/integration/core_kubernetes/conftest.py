@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
@@ -48,10 +48,10 @@ async def api_proxy(plane_with_agenttasks: PlaneUnderTest) -> AsyncIterator[ApiP
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+async def http() -> AsyncIterator[httpx2.AsyncClient]:
     """A client that waits longer than a receiver may take."""
-    limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(timeout=60, trust_env=False, limits=limits) as client:
+    limits = httpx2.Limits(max_connections=64)
+    async with httpx2.AsyncClient(timeout=60, trust_env=False, limits=limits) as client:
         yield client
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.fixtures.deliveries import encode, github_headers, github_issue
 
@@ -20,7 +20,7 @@ class Labeling:
     at: datetime
     action: str = "labeled"
 
-    async def send(self, http: httpx.AsyncClient, port: int) -> httpx.Response:
+    async def send(self, http: httpx2.AsyncClient, port: int) -> httpx2.Response:
         payload = github_issue(
             self.action, number=self.number, updated_at=self.at.strftime("%Y-%m-%dT%H:%M:%SZ")
         )
@@ -37,11 +37,11 @@ def now(seconds: float = 0) -> datetime:
     return datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
 
 
-def results(answers: Iterable[httpx.Response]) -> Counter[str]:
+def results(answers: Iterable[httpx2.Response]) -> Counter[str]:
     """How many of each status the answers have."""
     return Counter(_status(answer) for answer in answers)
 
 
-def _status(answer: httpx.Response) -> str:
+def _status(answer: httpx2.Response) -> str:
     body: dict[str, Any] = answer.json()
     return str(body["status"]) if answer.status_code == 200 else f"{answer.status_code} {body}"

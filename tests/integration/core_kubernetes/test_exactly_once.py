@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-import httpx
+import httpx2
 from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
@@ -26,7 +26,7 @@ def item(number: int) -> Item:
 
 
 async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     ports = [start_receiver().port() for _ in range(2)]
     chance = random.Random(5)
@@ -35,7 +35,7 @@ async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     polled = chance.sample(range(1, EVENTS + 1), 30)
     polled_first = set(polled[:3])
     sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer())
-    answers: list[httpx.Response] = []
+    answers: list[httpx2.Response] = []
     by_poll: list[Submission] = []
     refused = 0
 
@@ -89,7 +89,7 @@ async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
 
 
 async def test_each_relabel_is_one_new_run_after_success_after_failure_and_during_cancel(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     ports = [start_receiver().port() for _ in range(2)]
 
@@ -121,7 +121,7 @@ async def test_each_relabel_is_one_new_run_after_success_after_failure_and_durin
 
 
 async def test_an_item_whose_name_a_task_of_another_item_has_gets_its_task_all_the_same(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     name = task_name(item(7))
     other = manifest(TaskRequest(item=item(8), trigger=Trigger(origin=Origin.POLL, received_at=now())), run=1)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import httpx
+import httpx2
 import pytest
 from aiohttp import web
 from coding_agent_core.kubernetes.task_sink import TOTAL_TIMEOUT
@@ -36,7 +36,7 @@ def stopped(plane: PlaneUnderTest, name: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def refused_in_time(http: httpx.AsyncClient, port: int, event: Labeling) -> None:
+async def refused_in_time(http: httpx2.AsyncClient, port: int, event: Labeling) -> None:
     """The event is answered 503 with Retry-After within 5 s, and the receiver is not ready.
 
     A busy machine adds to what the receiver takes, so one of a few answers has to be in time.
@@ -54,13 +54,13 @@ async def refused_in_time(http: httpx.AsyncClient, port: int, event: Labeling) -
     pytest.fail(f"the answers took {took} s")
 
 
-async def response_seconds(http: httpx.AsyncClient, port: int) -> float:
+async def response_seconds(http: httpx2.AsyncClient, port: int) -> float:
     """How long all webhooks so far took, by the receiver's own clock: it promises nothing of us."""
     summary = (await http.get(f"http://127.0.0.1:{port}/metrics")).json()
     return float(summary["response_seconds"]["sum"])
 
 
-async def recovers(http: httpx.AsyncClient, port: int) -> None:
+async def recovers(http: httpx2.AsyncClient, port: int) -> None:
     """The receiver is ready again, without help."""
     async with asyncio.timeout(60):
         while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:
@@ -69,7 +69,7 @@ async def recovers(http: httpx.AsyncClient, port: int) -> None:
 
 @pytest.mark.long
 async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_it_is_back(
-    chaos_plane: PlaneUnderTest, place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+    chaos_plane: PlaneUnderTest, place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     port = start_receiver().port()
     first, second = Labeling(1, "a", now()), Labeling(2, "b", now())
@@ -89,7 +89,7 @@ async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_
 
 
 async def test_a_receiver_killed_between_create_and_answer_leaves_one_task(
-    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx2.AsyncClient
 ) -> None:
     doomed = start_receiver(place.account(api_proxy.url))
     port = doomed.port()
@@ -99,7 +99,7 @@ async def test_a_receiver_killed_between_create_and_answer_leaves_one_task(
     async with asyncio.timeout(60):
         await hold.held.wait()
     doomed.kill()
-    with pytest.raises(httpx.HTTPError):
+    with pytest.raises(httpx2.HTTPError):
         await sending
     assert list(place.tasks()) == [task_name(item(7))]
 
@@ -109,7 +109,7 @@ async def test_a_receiver_killed_between_create_and_answer_leaves_one_task(
 
 
 async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
-    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx2.AsyncClient
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     api_proxy.rule = Answers([504], method="POST", after=True)
@@ -121,7 +121,7 @@ async def test_an_answer_that_is_lost_is_no_reason_for_a_second_task(
 
 @pytest.mark.long
 async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_enough(
-    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx2.AsyncClient
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     await recovers(http, port)
@@ -141,7 +141,7 @@ async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_eno
 
 
 async def test_a_changed_crd_refuses_no_late_event(
-    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx2.AsyncClient
 ) -> None:
     """For seconds after each change of the CRD the API server lists nothing, but gets single objects."""
     port = start_receiver(place.account(api_proxy.url)).port()
@@ -170,7 +170,7 @@ async def without_cache(request: web.Request, forward: Forward) -> web.StreamRes
 
 
 async def test_an_answer_that_is_not_kubernetes_is_503(
-    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx2.AsyncClient
 ) -> None:
     async def captive(*_: object) -> web.StreamResponse:
         return web.Response(text="<html>Please log in</html>", content_type="text/html")
@@ -184,7 +184,7 @@ async def test_an_answer_that_is_not_kubernetes_is_503(
 
 
 async def test_a_duplicate_that_meets_a_cancel_is_decided_again(
-    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], api_proxy: ApiProxy, http: httpx2.AsyncClient
 ) -> None:
     port = start_receiver(place.account(api_proxy.url)).port()
     assert results([await Labeling(7, "a", now()).send(http, port)]) == {"success": 1}

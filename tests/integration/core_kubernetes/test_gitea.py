@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms.facts import ItemKind
@@ -34,7 +34,7 @@ LABELED, GONE = "label_added", "label_removed"
 
 
 async def test_one_label_is_one_task_whoever_shows_it_and_an_old_label_is_none(
-    place: Place, http: httpx.AsyncClient
+    place: Place, http: httpx2.AsyncClient
 ) -> None:
     settings = {"gitea": {"api_url": "http://127.0.0.1:3000", "account": "coding-agent-bot"}}
     programs = [
@@ -50,8 +50,8 @@ async def test_one_label_is_one_task_whoever_shows_it_and_an_old_label_is_none(
             _end(program)
 
 
-async def _story(place: Place, http: httpx.AsyncClient, ports: list[int], sink: KubernetesSink) -> None:
-    async def send(step: str, port: int) -> httpx.Response:
+async def _story(place: Place, http: httpx2.AsyncClient, ports: list[int], sink: KubernetesSink) -> None:
+    async def send(step: str, port: int) -> httpx2.Response:
         """Each delivery has a new id, as Gitea's redeliveries have."""
         sent = EVENTS[step][0]
         body = encode(sent["body"])

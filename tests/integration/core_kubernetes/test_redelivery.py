@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.cluster import wait
 
@@ -39,7 +39,7 @@ class Door:
                 if door.receiver is None:
                     return
                 url = f"http://127.0.0.1:{door.receiver.port()}{self.path}"
-                answer = httpx.post(url, content=body, headers=dict(self.headers), timeout=20)
+                answer = httpx2.post(url, content=body, headers=dict(self.headers), timeout=20)
                 self.send_response(answer.status_code)
                 self.send_header("Content-Length", str(len(answer.content)))
                 self.end_headers()
@@ -89,7 +89,7 @@ class Outage:
         program = self.place.start_receiver(self.place.account(), forge=self.forge())
         self.system.programs.append(program)
         ready = f"http://127.0.0.1:{program.port()}/readyz"
-        wait.until("readiness", lambda: httpx.get(ready, timeout=60).status_code == 200, timeout=60)
+        wait.until("readiness", lambda: httpx2.get(ready, timeout=60).status_code == 200, timeout=60)
         self.door.receiver = program
         return program
 

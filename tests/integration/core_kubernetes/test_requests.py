@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import task_name
@@ -29,7 +29,7 @@ CREATED, TAKEN, LISTED, WRITTEN = (
 class Receiver:
     """A receiver, and what it has asked the API server for."""
 
-    def __init__(self, place: Place, port: int, http: httpx.AsyncClient) -> None:
+    def __init__(self, place: Place, port: int, http: httpx2.AsyncClient) -> None:
         self._place = place
         self._port = port
         self._http = http
@@ -55,7 +55,7 @@ class Receiver:
 
 
 @pytest.fixture
-async def receiver(place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient) -> Receiver:
+async def receiver(place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient) -> Receiver:
     """A receiver that is connected to the API server."""
     found = Receiver(place, start_receiver().port(), http)
     await found.connects()
@@ -85,7 +85,7 @@ async def test_a_label_after_the_end_costs_four_requests(place: Place, receiver:
 
 
 async def test_without_its_role_the_receiver_says_what_it_needs(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     kubeconfig = place.account()
     place.plane.kubectl("-n", place.namespace, "delete", "rolebinding", ACCOUNT)
@@ -102,7 +102,7 @@ async def test_without_its_role_the_receiver_says_what_it_needs(
 
 
 async def test_credentials_that_were_replaced_are_read_again(
-    place: Place, start_receiver: Callable[..., Program], http: httpx.AsyncClient
+    place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     kubeconfig = place.account()
     good = kubeconfig.read_text()

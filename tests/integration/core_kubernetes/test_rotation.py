@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.fixtures.deliveries import (
@@ -69,7 +69,7 @@ class Forge:
         refused: the statuses of those with a wrong secret.
     """
 
-    def __init__(self, http: httpx.AsyncClient, ports: list[int]) -> None:
+    def __init__(self, http: httpx2.AsyncClient, ports: list[int]) -> None:
         self.secret = OLD
         self.answers: dict[int, int] = {}
         self.refused: list[int] = []
@@ -107,7 +107,7 @@ class Forge:
 
 
 async def test_no_delivery_is_refused_while_the_webhook_secret_is_rotated(
-    place: Place, http: httpx.AsyncClient, request: pytest.FixtureRequest
+    place: Place, http: httpx2.AsyncClient, request: pytest.FixtureRequest
 ) -> None:
     """As docs/security.md says: both secrets, then the forge's, then the old one is removed.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.task.egress import Role, password
 
@@ -159,7 +159,7 @@ def test_changed_settings_are_applied(proxy: EgressProxy, machine: int) -> None:
 
     def answers(status: int) -> bool:
         # For some milliseconds nothing listens, and what was not answered yet is cut off.
-        with contextlib.suppress(httpx.TransportError):
+        with contextlib.suppress(httpx2.TransportError):
             return proxy.get(url).status_code == status
         return False
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_consumer.attempt.failures import outcome_of_error
 from coding_agent_core.errors import (
@@ -76,7 +76,7 @@ class World:
             purpose=Purpose.ATTEMPT,
             expires=datetime.now(UTC) + timedelta(hours=1),
         )
-        transport = httpx.ASGITransport(service_for(self.settings, clock=self.clock))
+        transport = httpx2.ASGITransport(service_for(self.settings, clock=self.clock))
         given = secrets_of(signed(credential, KEY))
         return ServiceTokens("http://tokens", given, Clock(), only=REPOSITORY, transport=transport)
 
@@ -418,10 +418,10 @@ async def test_what_is_wrong_is_said_in_a_sentence(world: World, wrong: Wrong) -
 
 
 async def test_a_rate_limit_is_not_a_refusal(world: World) -> None:
-    def limited(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(403, headers={"retry-after": "90"}, json={"message": "rate limit"})
+    def limited(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(403, headers={"retry-after": "90"}, json={"message": "rate limit"})
 
-    tokens = connect_app(world.settings, policy=ONCE, transport=httpx.MockTransport(limited))
+    tokens = connect_app(world.settings, policy=ONCE, transport=httpx2.MockTransport(limited))
     with pytest.raises(ForgeUnavailableError) as caught:
         await tokens.token(REPOSITORY, Purpose.ATTEMPT)
     assert caught.value.retry_after == 90

@@ -6,7 +6,7 @@ The recordings have few of the client's requests, and no pull request, comment o
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import ForgeError
 from coding_agent_core.forge.values import CommitState, CommitStatus
@@ -23,18 +23,18 @@ from tests.unit.forges.wire import TOKEN, Wire
 
 OWNER = "octokit-fixture-org"
 SETTINGS = Settings.model_validate({"github": {"personal_access_token": TOKEN, "owner": OWNER}})
-Answers = Callable[[httpx.Request], httpx.Response]
+Answers = Callable[[httpx2.Request], httpx2.Response]
 
 
 def replay(*scenarios: str) -> Answers:
     """Answers from recordings, by method and path; a path that answered several times does so in order."""
     left = [entry for scenario in scenarios for entry in recorded(scenario)]
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         assert request.headers["authorization"] == f"Bearer {TOKEN}"
         for entry in left:
             asked = urlsplit(entry["path"])
-            where, page = asked.path, httpx.QueryParams(asked.query).get("page", "1")
+            where, page = asked.path, httpx2.QueryParams(asked.query).get("page", "1")
             if (
                 page != "1"
             ):  # recorded at the link of the page before, where our client only changes the number
@@ -54,7 +54,7 @@ def replay(*scenarios: str) -> Answers:
                     "x-ratelimit-reset",
                 )
                 headers = {name: str(entry["headers"][name]) for name in kept if name in entry["headers"]}
-                return httpx.Response(entry["status"], json=entry["response"], headers=headers)
+                return httpx2.Response(entry["status"], json=entry["response"], headers=headers)
         raise AssertionError(f"nothing was recorded for {request.method} {request.url}")
 
     return answer

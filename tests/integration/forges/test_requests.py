@@ -118,7 +118,7 @@ async def everything(world: World) -> set[str]:
 async def test_requests_and_answers_fit_githubs_description_and_no_secret_is_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("", "httpx", "httpcore", "coding_agent", "asyncio"):
+    for name in ("", "httpx2", "httpcore", "coding_agent", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name or None)
     world.server.sandbox.requests.clear()
     assert await everything(world) == METHODS
@@ -145,7 +145,7 @@ async def test_requests_and_answers_fit_githubs_description_and_no_secret_is_log
         await world.forge.read_state(world.issue)
     texts.append("".join(traceback.format_exception(caught.value)) + repr(caught.value))
     logged = "\n".join(f"{record.name} {record.getMessage()} {record.args}" for record in caplog.records)
-    assert "httpx" in logged  # the loggers did speak
+    assert "httpx2" in logged  # the loggers did speak
     assert "httpcore" in logged
     for text in (logged, *texts, repr(world.forge), repr(vars(world.forge))):
         assert BOT_TOKEN not in text

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.model.script import Script
 
@@ -94,4 +94,4 @@ def test_consumer_and_producer_serve_their_metrics(start: Start) -> None:
 
 def metrics_of(program: Program) -> str:
     [port] = re.findall(r"Metrics are at 127.0.0.1, port (\d+)", program.text())
-    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text
+    return httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=60, trust_env=False).text

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import httpx
+import httpx2
 import yaml
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
@@ -71,8 +71,8 @@ class ServedProgram:
         if not (port := self.port):
             return 0, ""
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
-        except httpx.TransportError:
+            answer = httpx2.get(f"http://127.0.0.1:{port}{path}", timeout=60, trust_env=False)
+        except httpx2.TransportError:
             return 0, ""
         return answer.status_code, answer.text
 

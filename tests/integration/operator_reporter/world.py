@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.addresses import host_of
@@ -149,14 +149,14 @@ class World:
             raise AssertionError(f"{error}; it shows {self.labels(number)} {self.comment(number)}") from None
 
     def requests(self) -> list[dict[str, Any]]:
-        answer = httpx.get(f"{self.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
+        answer = httpx2.get(f"{self.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
         return list(answer.json())
 
     def fault(self, **fault: Any) -> None:
-        httpx.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=60).raise_for_status()
+        httpx2.post(f"{self.forge.base_url}/_sandbox/faults", json=fault, timeout=60).raise_for_status()
 
     def clear_faults(self) -> None:
-        httpx.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=60).raise_for_status()
+        httpx2.delete(f"{self.forge.base_url}/_sandbox/faults", timeout=60).raise_for_status()
 
     # Tasks.
 

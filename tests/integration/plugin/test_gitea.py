@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from coding_agent_testbed.model import ModelServer
@@ -44,7 +44,7 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
 
     line = init("wrong", status=1).only_wrong
     assert "refused asking who our token belongs to (401)" in line
-    reading = httpx.post(
+    reading = httpx2.post(
         f"{sample.api_url}/users/{sample.bot.login}/tokens",
         auth=(sample.bot.login, sample.bot.password),
         json={"name": "reading", "scopes": ["read:issue"]},

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.registry import Platform
@@ -74,7 +74,7 @@ class Story:
 
     def looks(self) -> int:
         """How often somebody has listed our open changes."""
-        sent = httpx.get(f"{self.system.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
+        sent = httpx2.get(f"{self.system.forge.base_url}/_sandbox/requests", timeout=60, trust_env=False)
         lists = {"github": "/graphql", "gitlab": "/merge_requests"}[self.system.flavour]
         return sum(str(one["path"]).endswith(lists) for one in sent.json())
 

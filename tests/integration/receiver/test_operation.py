@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import Platform
@@ -27,7 +27,7 @@ from tests.fixtures.receiver import receiving
 
 
 def client(app: Any) -> Any:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver")
+    return httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://receiver")
 
 
 async def test_health_tells_the_time_and_the_queue() -> None:
@@ -103,13 +103,13 @@ async def busy() -> AsyncIterator[Any]:
         yield receiver.http
 
 
-async def test_metrics_are_json_for_people(busy: httpx.AsyncClient) -> None:
+async def test_metrics_are_json_for_people(busy: httpx2.AsyncClient) -> None:
     body = (await busy.get("/metrics", headers={"Accept": "application/json, */*"})).json()
     assert (body["webhooks_received"], body["webhooks_failed"], body["tasks_queued"]) == (8, 3, 2)
     assert body["webhooks_by_event"]["github:other"] == 1
 
 
-async def test_metrics_are_prometheus_text_for_scrapers(busy: httpx.AsyncClient) -> None:
+async def test_metrics_are_prometheus_text_for_scrapers(busy: httpx2.AsyncClient) -> None:
     response = await busy.get("/metrics", headers={"Accept": "text/plain"})
     assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     values = {
@@ -130,7 +130,7 @@ async def test_metrics_are_prometheus_text_for_scrapers(busy: httpx.AsyncClient)
     assert values["coding_agent_webhook_response_seconds_count", "gitlab"] == 2
 
 
-async def test_a_real_scraper_gets_openmetrics(busy: httpx.AsyncClient) -> None:
+async def test_a_real_scraper_gets_openmetrics(busy: httpx2.AsyncClient) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.5,*/*;q=0.1"
     response = await busy.get("/metrics", headers={"Accept": accept})
     assert response.headers["Content-Type"].startswith("application/openmetrics-text")

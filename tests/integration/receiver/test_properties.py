@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_receiver.server import create_app
 from hypothesis import HealthCheck, example, given
@@ -44,8 +44,8 @@ def post(forge: Any, body: Any, headers: Any) -> Any:
     """Send one request through the whole application, without a network."""
 
     async def send() -> Any:
-        transport = httpx.ASGITransport(APP, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
+        transport = httpx2.ASGITransport(APP, raise_app_exceptions=False)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://receiver") as http:
             return await http.post(f"/webhook/{forge}", content=body, headers=headers)
 
     return asyncio.run(send())
@@ -90,8 +90,8 @@ def replaced(payload: Any, path: Any, value: Any) -> Any:
 async def test_no_value_at_any_place_of_a_real_payload_finds_a_5xx(
     forge: Any, event: str, original: Any
 ) -> None:
-    transport = httpx.ASGITransport(APP, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as http:
+    transport = httpx2.ASGITransport(APP, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://receiver") as http:
         for path in list(places(original))[1:]:
             for value in NASTY:
                 body = json.dumps(replaced(original, path, value)).encode()

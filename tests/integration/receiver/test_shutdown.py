@@ -5,7 +5,7 @@ import signal
 import sys
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.fixtures.deliveries import encode, github_headers, github_issue
 
@@ -46,7 +46,7 @@ async def test_a_request_in_flight_is_finished() -> None:
     try:
         port = (await until(program.stdout, "listening on")).rpartition(":")[2]
         body = encode(github_issue())
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
         ) as http:
             sending = asyncio.create_task(

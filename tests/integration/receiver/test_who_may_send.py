@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.settings.model import Settings
 from coding_agent_receiver import turns
@@ -89,9 +89,9 @@ async def test_githubs_addresses_are_learnt_when_the_receiver_starts(hooks: Any,
     configured = settings(allowed_networks=["github"])
 
     def meta(_: Any) -> Any:
-        return httpx.Response(500) if hooks is None else httpx.Response(200, json={"hooks": hooks})
+        return httpx2.Response(500) if hooks is None else httpx2.Response(200, json={"hooks": hooks})
 
-    listed = Allowlist(configured, client=httpx.AsyncClient(transport=httpx.MockTransport(meta)))
+    listed = Allowlist(configured, client=httpx2.AsyncClient(transport=httpx2.MockTransport(meta)))
     sink = RecordingSink()
     app = create_app(configured, sink, allowlist=listed)
     async with receiving(configured, sink, app) as receiver:
@@ -170,8 +170,8 @@ async def test_a_burst_from_one_address_is_stored_with_its_withdrawals_first(
                 await asyncio.sleep(0.01)
 
     async with receiving(settings(), sink) as receiver:
-        most = httpx.Limits(max_connections=labels + closed)
-        async with httpx.AsyncClient(
+        most = httpx2.Limits(max_connections=labels + closed)
+        async with httpx2.AsyncClient(
             base_url=receiver.http.base_url, limits=most, timeout=120, trust_env=False
         ) as http:
 

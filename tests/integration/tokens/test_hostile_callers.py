@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_forges.github.app_settings import Purpose
@@ -53,9 +53,9 @@ class World:
             settings, programs=programs, review=self.api_server.review, clock=clock
         )
 
-    async def ask(self, bearer: str, address: str = ATTACKER) -> httpx.Response:
-        transport = httpx.ASGITransport(self.app, client=(address, 40_000))
-        async with httpx.AsyncClient(base_url="http://tokens", transport=transport) as client:
+    async def ask(self, bearer: str, address: str = ATTACKER) -> httpx2.Response:
+        transport = httpx2.ASGITransport(self.app, client=(address, 40_000))
+        async with httpx2.AsyncClient(base_url="http://tokens", transport=transport) as client:
             headers = {"Authorization": f"Bearer {bearer}"}
             return await client.post(TOKEN_PATH, json={"repository": REPOSITORY}, headers=headers)
 

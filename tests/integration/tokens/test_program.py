@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from coding_agent_forges.github.app_settings import Purpose
@@ -86,13 +86,13 @@ def test_each_account_gets_what_the_service_was_told(
     def healthy() -> bool:
         assert program.poll() is None, log.read_text()
         try:
-            return httpx.get(f"{url}/health", timeout=5).status_code == 200
-        except httpx.HTTPError:
+            return httpx2.get(f"{url}/health", timeout=5).status_code == 200
+        except httpx2.HTTPError:
             return False
 
-    def ask(credential: str, repository: str = REPOSITORY) -> httpx.Response:
+    def ask(credential: str, repository: str = REPOSITORY) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {credential}"}
-        return httpx.post(f"{url}/v1/token", json={"repository": repository}, headers=headers, timeout=60)
+        return httpx2.post(f"{url}/v1/token", json={"repository": repository}, headers=headers, timeout=60)
 
     try:
         until(healthy, "the service is healthy", 120)
@@ -117,7 +117,7 @@ def test_each_account_gets_what_the_service_was_told(
         line = key_pair()[0].splitlines()[3]
         for secret in (given.json()["token"], own.json()["token"], line, KEY):
             assert secret not in text
-        metrics = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).text
+        metrics = httpx2.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).text
         assert 'coding_agent_token_requests_total{result="Given"} 2.0' in metrics
         assert 'coding_agent_token_requests_total{result="CallerUnknown"} 2.0' in metrics
         program.send_signal(signal.SIGTERM)

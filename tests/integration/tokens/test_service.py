@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.runtime.metrics import CollectorRegistry
@@ -57,7 +57,7 @@ class World:
         service = service_for(
             settings, programs=programs, review=review, registry=self.registry, namespaces=namespaces
         )
-        self.transport = httpx.ASGITransport(service)
+        self.transport = httpx2.ASGITransport(service)
 
     def credential(self, key: str = KEY, **changes: Any) -> str:
         facts = {
@@ -196,7 +196,7 @@ async def test_no_caller_fills_the_memory_of_the_service(world: World) -> None:
             yield b" " * 4096
 
     answers = []
-    async with httpx.AsyncClient(base_url="http://tokens", transport=world.transport) as client:
+    async with httpx2.AsyncClient(base_url="http://tokens", transport=world.transport) as client:
         for credential in ("nobody's", world.credential()):
             headers = {"Authorization": f"Bearer {credential}"}
             answers.append(await client.post(TOKEN_PATH, content=body(), headers=headers))
@@ -209,7 +209,7 @@ async def test_no_caller_fills_the_memory_of_the_service(world: World) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"repository": "a/b/c"}', b'{"purpose": "report"}'])
 async def test_a_malformed_request_has_an_answer_for_people(world: World, body: bytes) -> None:
-    async with httpx.AsyncClient(base_url="http://tokens", transport=world.transport) as client:
+    async with httpx2.AsyncClient(base_url="http://tokens", transport=world.transport) as client:
         headers = {"Authorization": f"Bearer {world.credential()}"}
         answer = await client.post(TOKEN_PATH, content=body, headers=headers)
     assert (answer.status_code, "message" in answer.json()) == (422, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.gitea import GiteaError, find
 
@@ -41,11 +41,11 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GiteaForge]:
 
 
 @pytest.fixture
-def bot(forge: GiteaForge) -> Iterator[httpx.Client]:
+def bot(forge: GiteaForge) -> Iterator[httpx2.Client]:
     """The API as the system reaches it."""
     headers = {"authorization": f"token {forge.bot_token}"}
     url = f"{forge.api_url}/repos/{PLACE}"
-    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+    with httpx2.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
         yield client
 
 
@@ -56,7 +56,7 @@ def act(people: People, kind: str, step: int = 0, text: str = "") -> None:
 
 
 def test_what_people_and_the_bot_do_is_in_the_events(
-    forge: GiteaForge, bot: httpx.Client, hook_receiver: HookReceiver
+    forge: GiteaForge, bot: httpx2.Client, hook_receiver: HookReceiver
 ) -> None:
     people = People(forge, Cast([PLACE], PEOPLE, more_kinds=CHANGE_KINDS))
     with DeliveryProxy(hook_receiver.url, "gitea.test", BOT) as deliveries:
@@ -127,12 +127,12 @@ def test_what_people_and_the_bot_do_is_in_the_events(
 
 
 def test_a_broken_gitea_keeps_people_waiting_and_what_it_lost_is_told_by_itself(
-    forge: GiteaForge, bot: httpx.Client
+    forge: GiteaForge, bot: httpx2.Client
 ) -> None:
     number = forge.open_issue(PLACE, "item-1 fails", by="ada", labels=[LABEL])
     lost = forge.fault(path="/api", method="POST", times=None, close="after")
     # Whether the cut is a clean end or a reset depends on what is still unread.
-    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+    with pytest.raises((httpx2.RemoteProtocolError, httpx2.ReadError)):
         bot.post(f"/issues/{number}/comments", json={"body": "working"})
     lost.end()
     refused = forge.fault(path=API, times=None, status=502)
@@ -145,7 +145,7 @@ def test_a_broken_gitea_keeps_people_waiting_and_what_it_lost_is_told_by_itself(
     assert bot.get("").status_code == 502
     assert repair().count == 1
     repair = forge.stop()
-    with pytest.raises(httpx.ReadTimeout):
+    with pytest.raises(httpx2.ReadTimeout):
         bot.get("", timeout=1)
     with pytest.raises(NothingToBreakError):
         forge.kill()

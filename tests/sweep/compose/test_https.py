@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from tests.fixtures.deliveries import SECRET, encode, github_headers, github_issue
@@ -66,7 +66,7 @@ def test_a_replica_dies_under_load_and_no_request_fails(machine: Machine, caddy:
 
         def send() -> None:
             """Before, while and after the replica dies, however quick this machine is."""
-            with httpx.Client(base_url=f"https://localhost:{https}", verify=context, timeout=60) as client:
+            with httpx2.Client(base_url=f"https://localhost:{https}", verify=context, timeout=60) as client:
                 left = REQUESTS // 4
                 while left:
                     body, headers = signed(next(numbers))
@@ -93,7 +93,7 @@ def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:
     ports = {"CADDY_HTTP_PORT": str(http), "CADDY_HTTPS_PORT": str(https)}
     with running_caddy(machine, caddy, **ports) as proxy:
         verify, where = trusting(machine, proxy), f"https://localhost:{https}"
-        with httpx.Client(base_url=where, verify=verify, timeout=60) as client:
+        with httpx2.Client(base_url=where, verify=verify, timeout=60) as client:
             until(lambda: client.get("/health").json()["queue_connected"], "the broker is reached")
             assert client.get("/metrics").status_code == 404
             assert client.get("/readyz").status_code == 404
@@ -101,12 +101,12 @@ def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:
             # Over Caddy's limit, told by the length alone.
             large = client.post("/webhook/github", content=b"x" * (25 * 1024 * 1024 + 1))
             assert large.status_code == 413
-        plain = httpx.get(f"http://localhost:{http}/health", timeout=60)
+        plain = httpx2.get(f"http://localhost:{http}/health", timeout=60)
         assert plain.status_code == 308
         assert plain.headers["location"].startswith("https://localhost")
 
         server.stop()
         body, headers = signed(1)
-        with httpx.Client(base_url=where, verify=verify, timeout=60) as client:
+        with httpx2.Client(base_url=where, verify=verify, timeout=60) as client:
             refused = client.post("/webhook/github", content=body, headers=headers)
             assert refused.status_code in (502, 503), "the forge notes a failed delivery, not a lost one"

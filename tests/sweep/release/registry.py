@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
 from coding_agent_testbed.cluster import build
 from coding_agent_testbed.cluster.network import free_ports
 
@@ -39,7 +39,7 @@ class Registry:
         }
         self._config.write_text(json.dumps(config))  # JSON is YAML
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(base_url=f"http://{self.host}/v2/", timeout=30, trust_env=False)
+        self._client = httpx2.Client(base_url=f"http://{self.host}/v2/", timeout=30, trust_env=False)
 
     def __enter__(self) -> Self:
         command = [str(build.binaries(["registry"])["registry"]), "serve", str(self._config)]
@@ -71,7 +71,7 @@ class Registry:
         manifest: dict[str, Any] = answer.json()
         return manifest
 
-    def put(self, repository: str, reference: str, manifest: dict[str, Any]) -> httpx.Response:
+    def put(self, repository: str, reference: str, manifest: dict[str, Any]) -> httpx2.Response:
         """Put a manifest under a tag or a digest, as somebody may who can write to the registry."""
         headers = {"content-type": str(manifest["mediaType"])}
         content = json.dumps(manifest).encode()
@@ -82,5 +82,5 @@ class Registry:
         assert self._process.poll() is None, self._log.read_text()[-2000:]
         try:
             return self._client.get("").status_code == 200
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.cluster.errors import NotReadyError
 from coding_agent_testbed.cluster.quick_start import configuration, manifests
@@ -48,14 +48,14 @@ def deploy(release: Release, images: dict[str, str]) -> None:
     release.helm("install", *release_arguments(images), "--wait", "--timeout=240s")
 
 
-def deliveries(person: httpx.Client) -> list[dict[str, Any]]:
+def deliveries(person: httpx2.Client) -> list[dict[str, Any]]:
     """What the repository's one webhook was sent, newest first."""
     [hook] = person.get(f"{REPOSITORY}/hooks").json()
     sent: list[dict[str, Any]] = person.get(f"{REPOSITORY}/hooks/{hook['id']}/deliveries").json()
     return sent
 
 
-def wait_for_the_webhook(person: httpx.Client) -> None:
+def wait_for_the_webhook(person: httpx2.Client) -> None:
     """Ping until a ping arrives: a Service leads to a ready pod only a moment after the pod is ready.
 
     A forge sends once; a person, too, looks for the green tick first.
@@ -84,7 +84,7 @@ def test_a_label_in_the_sandbox_becomes_a_pull_request(
     deploy(release, built(project_images))
     release.kubectl("rollout", "status", "deployment/forge", "deployment/model", "--timeout=110s")
     address = release.get("service", "forge")["spec"]["clusterIP"]
-    person = httpx.Client(
+    person = httpx2.Client(
         base_url=f"http://{address}:8080",
         headers={"Authorization": "Bearer alice-sandbox-token"},
         timeout=20,

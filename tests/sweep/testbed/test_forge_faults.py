@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.forge import ForgeServer, Kind
 
@@ -16,7 +16,7 @@ def test_the_connection_is_cut_before_or_after_the_work(
     github_forge: ForgeServer, when: str, kept: list[str]
 ) -> None:
     plant_fault(github_forge, method="POST", path=".*/comments", close=when)
-    with client(github_forge) as api, pytest.raises(httpx.RemoteProtocolError):
+    with client(github_forge) as api, pytest.raises(httpx2.RemoteProtocolError):
         api.post(f"/repos/{REPOSITORY}/issues/1/comments", json={"body": "x"})
 
     assert [comment.body for comment in github_forge.item(REPOSITORY, 1).comments] == kept

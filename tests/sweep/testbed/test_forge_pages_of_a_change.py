@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.forge import Flavour, ForgeServer
 
@@ -36,7 +36,7 @@ def test_the_page_of_a_change_shows_what_ci_and_people_say_and_takes_what_a_pers
 
     change = forge.item(REPOSITORY, number, "change")
     path = forge.sandbox.path_of(forge.repository(REPOSITORY), change)
-    with httpx.Client(base_url=forge.base_url, follow_redirects=True, trust_env=False) as browser:
+    with httpx2.Client(base_url=forge.base_url, follow_redirects=True, trust_env=False) as browser:
         page = browser.get(path).text
         assert '<li class="passed"><b><a href' in page
         assert '<li class="failed"><b><a href' in page

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.gitea import GiteaError, GiteaServer, Sample, WebSession
 
@@ -94,7 +94,7 @@ def test_a_stranger_may_do_little(gitea: GiteaServer, gitea_sample: Sample) -> N
             page.put_label(number, LABEL)
     with pytest.raises(GiteaError, match="could not log in"):
         WebSession(gitea.url, repository, replace(stranger, password="wrong"))
-    page_of_registration = httpx.get(f"{gitea.url}/user/sign_up", timeout=60, trust_env=False).text
+    page_of_registration = httpx2.get(f"{gitea.url}/user/sign_up", timeout=60, trust_env=False).text
     assert "Registration is disabled" in page_of_registration
 
 

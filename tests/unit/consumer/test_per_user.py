@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_consumer.attempt.per_user import (
     PersonalSettings,
@@ -36,8 +36,8 @@ def ours() -> Settings:
     )
 
 
-def service(tmp_path: Path) -> httpx.ASGITransport:
-    return httpx.ASGITransport(user_config_app(tmp_path, ApiKey(KEY)))
+def service(tmp_path: Path) -> httpx2.ASGITransport:
+    return httpx2.ASGITransport(user_config_app(tmp_path, ApiKey(KEY)))
 
 
 async def test_a_persons_settings_come_over_a_copy(ours: Settings, tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ class Waits(list[float]):
         return Clock(monotonic=lambda: sum(self), sleep=sleep)
 
 
-def answer(status: int, text: str) -> httpx.MockTransport:
-    return httpx.MockTransport(lambda _: httpx.Response(status, text=text))
+def answer(status: int, text: str) -> httpx2.MockTransport:
+    return httpx2.MockTransport(lambda _: httpx2.Response(status, text=text))
 
 
 async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings) -> None:
@@ -166,14 +166,14 @@ async def test_what_is_refused_ends_the_task_and_names_the_person(ours: Settings
         await settings_for(ours, Platform.GITLAB, "carol", transport=transport)
 
 
-def broken(_: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("refused")
+def broken(_: httpx2.Request) -> httpx2.Response:
+    raise httpx2.ConnectError("refused")
 
 
 @pytest.mark.parametrize(
     ("transport", "retries"),
     [
-        (httpx.MockTransport(broken), 4),
+        (httpx2.MockTransport(broken), 4),
         *((answer(status, "{}"), 4) for status in (500, 429)),
         (answer(401, "{}"), 0),
         *((answer(200, text), 0) for text in ("[]", '{"status": "success"}', '{"data": 7}', "not json")),
@@ -181,7 +181,7 @@ def broken(_: httpx.Request) -> httpx.Response:
     ],
 )
 async def test_a_service_that_does_not_answer_as_agreed_costs_a_warning(
-    ours: Settings, transport: httpx.MockTransport, retries: int, caplog: pytest.LogCaptureFixture
+    ours: Settings, transport: httpx2.MockTransport, retries: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     waits = Waits()
     with caplog.at_level(logging.INFO):
@@ -200,18 +200,18 @@ async def test_a_service_that_is_reached_late_is_asked_again(
     ours: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first connections of a new pod: the network may not know its policies yet."""
-    answers: list[httpx.Response | Exception] = [
-        *(httpx.ConnectTimeout("late"), httpx.Response(503)),
-        httpx.Response(200, json={"data": {"system_prompt": "Rust only."}}),
+    answers: list[httpx2.Response | Exception] = [
+        *(httpx2.ConnectTimeout("late"), httpx2.Response(503)),
+        httpx2.Response(200, json={"data": {"system_prompt": "Rust only."}}),
     ]
 
-    def late(_: httpx.Request) -> httpx.Response:
+    def late(_: httpx2.Request) -> httpx2.Response:
         answer = answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    transport = httpx.MockTransport(late)
+    transport = httpx2.MockTransport(late)
     settings = await settings_for(ours, Platform.GITLAB, "carol", transport=transport, clock=Waits().clock())
     assert settings.system_prompt == "Rust only."
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 from coding_agent_consumer.gateway.upstream import TokenError, bedrock_token
@@ -39,15 +39,15 @@ BEDROCK = (
 class Cloud:
     """The token endpoints, and a clock."""
 
-    def __init__(self, folder: Path, answer: Callable[[httpx.Request], httpx.Response]) -> None:
-        self.asked: list[httpx.Request] = []
+    def __init__(self, folder: Path, answer: Callable[[httpx2.Request], httpx2.Response]) -> None:
+        self.asked: list[httpx2.Request] = []
         self.now = NOW
         self.answer = answer
         self.file = folder / "token"
         self.file.write_text(f"{SUBJECT}\n")
 
     def identity(self, given: dict[str, Any]) -> WorkloadIdentity:
-        def handle(request: httpx.Request) -> httpx.Response:
+        def handle(request: httpx2.Request) -> httpx2.Response:
             self.asked.append(request)
             return self.answer(request)
 
@@ -55,7 +55,7 @@ class Cloud:
         return WorkloadIdentity(
             settings,
             clock=lambda: self.now,
-            transport=httpx.MockTransport(handle),
+            transport=httpx2.MockTransport(handle),
             token_file=self.file,
         )
 
@@ -63,10 +63,10 @@ class Cloud:
         return {name: value for name, [value] in parse_qs(self.asked[number].content.decode()).items()}
 
 
-def oauth(request: httpx.Request) -> httpx.Response:
+def oauth(request: httpx2.Request) -> httpx2.Response:
     if request.url.path.endswith(":generateAccessToken"):
-        return httpx.Response(200, json={"accessToken": "of-account", "expireTime": "2026-11-27T02:02:03Z"})
-    return httpx.Response(200, json={"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"})
+        return httpx2.Response(200, json={"accessToken": "of-account", "expireTime": "2026-11-27T02:02:03Z"})
+    return httpx2.Response(200, json={"access_token": "a-token", "expires_in": 3600, "token_type": "Bearer"})
 
 
 async def test_azure_takes_the_token_as_the_clients_assertion(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ async def test_google_impersonates_the_service_account(tmp_path: Path) -> None:
 
 
 async def test_aws_gives_the_token_that_its_own_generator_makes(tmp_path: Path) -> None:
-    cloud = Cloud(tmp_path, lambda _: httpx.Response(200, text=STS))
+    cloud = Cloud(tmp_path, lambda _: httpx2.Response(200, text=STS))
     assert await cloud.identity(AWS).token() == BEDROCK
     assert str(cloud.asked[0].url) == "https://sts.eu-west-1.amazonaws.com/"
     assert cloud.form() == {
@@ -138,7 +138,7 @@ async def test_a_token_that_cannot_be_replaced_serves_until_it_ends(tmp_path: Pa
     cloud = Cloud(tmp_path, oauth)
     identity = cloud.identity(AZURE)
     await identity.token()
-    cloud.answer = lambda _: httpx.Response(503)
+    cloud.answer = lambda _: httpx2.Response(503)
     cloud.now = NOW + timedelta(minutes=58)
     assert await identity.token() == "a-token"
     cloud.now = NOW + timedelta(minutes=60)
@@ -153,14 +153,14 @@ INVALID = {"error": "invalid_client", "description": SUBJECT}
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (httpx.Response(400, json=INVALID), "400: invalid_client"),
-        (httpx.Response(403, text=f"<Error><Code>AccessDenied</Code>{SUBJECT}</Error>"), "403: AccessDenied"),
-        (httpx.Response(200, text=SUBJECT), "answered without a JSON object|gave no credentials"),
-        (httpx.Response(200, json={"access_token": "a\nb"}), "gave no"),
+        (httpx2.Response(400, json=INVALID), "400: invalid_client"),
+        (httpx2.Response(403, text=f"<Error><Code>AccessDenied</Code>{SUBJECT}</Error>"), "403: AccessDenied"),
+        (httpx2.Response(200, text=SUBJECT), "answered without a JSON object|gave no credentials"),
+        (httpx2.Response(200, json={"access_token": "a\nb"}), "gave no"),
     ],
 )
 async def test_what_went_wrong_is_said_without_the_token(
-    tmp_path: Path, given: dict[str, Any], answer: httpx.Response, said: str
+    tmp_path: Path, given: dict[str, Any], answer: httpx2.Response, said: str
 ) -> None:
     with pytest.raises(TokenError, match=said) as failed:
         await Cloud(tmp_path, lambda _: answer).identity(given).token()
@@ -173,8 +173,8 @@ async def test_no_answer_no_file_and_no_field_are_said(tmp_path: Path) -> None:
             with pytest.raises(ValueError, match=f"{name} is missing"):
                 Identity(**{key: value for key, value in given.items() if key != name})
 
-    def fails(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError(SUBJECT, request=request)
+    def fails(request: httpx2.Request) -> httpx2.Response:
+        raise httpx2.ConnectError(SUBJECT, request=request)
 
     cloud = Cloud(tmp_path, fails)
     with pytest.raises(TokenError, match="does not answer: ConnectError"):

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from decimal import Decimal
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.runtime.http_server import metrics_served
 from coding_agent_core.runtime.metrics import metrics_page
@@ -63,7 +63,7 @@ async def test_metrics_are_served_meanwhile(caplog: pytest.LogCaptureFixture) ->
     caplog.set_level("INFO")
     async with metrics_served("127.0.0.1", 0, metrics_page(registry)):
         port = int(caplog.messages[-1].rsplit(" ", 1)[1])
-        async with httpx.AsyncClient(timeout=60, trust_env=False) as client:
+        async with httpx2.AsyncClient(timeout=60, trust_env=False) as client:
             text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
     assert (
         'coding_agent_model_cost_total{currency="USD",model="gpt-4o",repository="acme/pricing"} 0.25' in text

@@ -9,7 +9,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.changes import (
@@ -77,13 +77,13 @@ class Searched:
     more: bool = False
     errors: Sequence[dict[str, Any]] = ()
     headers: dict[str, str] = field(default_factory=dict)
-    rest: list[httpx.Response] = field(default_factory=list)
+    rest: list[httpx2.Response] = field(default_factory=list)
     queries: list[str] = field(default_factory=list)
 
     def wire(self) -> Wire:
         return Wire([USER, self._answer])
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
             return self.rest.pop(0)
         asked = json.loads(request.content)
@@ -183,12 +183,12 @@ def with_checks(*contexts: Any) -> dict[str, Any]:
     return PULL | {"commits": {"nodes": [{"commit": {"statusCheckRollup": rollup}}]}}
 
 
-async def read(found: Searched, *rest: httpx.Response) -> OpenChanges:
+async def read(found: Searched, *rest: httpx2.Response) -> OpenChanges:
     found.rest += rest
     return await found.wire().forge(Platform.GITHUB).open_changes()
 
 
-async def one(found: Searched, *rest: httpx.Response) -> ChangeSnapshot:
+async def one(found: Searched, *rest: httpx2.Response) -> ChangeSnapshot:
     [snapshot] = (await read(found, *rest)).snapshots
     return snapshot
 

@@ -5,7 +5,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import (
     ForgeArchivedError,
@@ -38,13 +38,13 @@ COMMENT = answer(
 
 @pytest.mark.parametrize(
     "failure",
-    [answer(502), answer(503, None, retry_after="3"), httpx.ConnectError("no"), httpx.ReadTimeout("slow")],
+    [answer(502), answer(503, None, retry_after="3"), httpx2.ConnectError("no"), httpx2.ReadTimeout("slow")],
 )
 async def test_a_read_survives_a_passing_failure(failure: Answer) -> None:
     wire = Wire([failure, USER])
     assert await wire.forge(Platform.GITHUB).whoami() == "bot"
     assert len(wire.waits) == 1
-    if isinstance(failure, httpx.Response) and "retry-after" in failure.headers:
+    if isinstance(failure, httpx2.Response) and "retry-after" in failure.headers:
         assert 3 <= wire.waits[0] <= 4
 
 
@@ -66,7 +66,7 @@ async def test_a_forge_that_stays_down_is_given_up_after_four_tries() -> None:
     ],
 )
 async def test_a_refusal_or_a_long_rate_limit_is_not_asked_again(
-    refusal: httpx.Response, kind: type[ForgeError]
+    refusal: httpx2.Response, kind: type[ForgeError]
 ) -> None:
     wire = Wire([refusal])
     with pytest.raises(kind) as caught:
@@ -79,9 +79,9 @@ async def test_a_refusal_or_a_long_rate_limit_is_not_asked_again(
 @pytest.mark.parametrize(
     ("failure", "sent"),
     [
-        pytest.param(httpx.ConnectError("refused"), 2, id="not connected: again"),
+        pytest.param(httpx2.ConnectError("refused"), 2, id="not connected: again"),
         pytest.param(answer(429, None, retry_after="1"), 2, id="rate-limited: again"),
-        pytest.param(httpx.ReadTimeout("slow"), 1, id="no answer: maybe done"),
+        pytest.param(httpx2.ReadTimeout("slow"), 1, id="no answer: maybe done"),
         pytest.param(answer(502), 1, id="502: maybe done"),
     ],
 )
@@ -102,7 +102,7 @@ async def test_a_comment_is_posted_again_only_if_it_was_certainly_not_taken(
 @every
 async def test_a_comment_whose_answer_was_lost_is_found_again(platform: Platform) -> None:
     written = answer(200, [COMMENT.json()])
-    wire = Wire([USER, answer(200, []), httpx.ReadTimeout("slow"), written])
+    wire = Wire([USER, answer(200, []), httpx2.ReadTimeout("slow"), written])
     comment = await wire.forge(platform).upsert_comment(ITEMS[platform], "marker", "marker")
     assert comment.id == "5"
     assert [method for method, _ in wire.sent] == ["GET", "GET", "POST", "GET"]
@@ -141,13 +141,13 @@ async def test_removing_a_label_on_github_tells_gone_from_not_there(
 @pytest.mark.parametrize(
     ("strange", "named"),
     [
-        (httpx.Response(200, html="<p>sign in</p>"), "JSON"),
+        (httpx2.Response(200, html="<p>sign in</p>"), "JSON"),
         (answer(200, {"login": "bot", "username": "bot"}), "id"),
         (answer(200, []), "unexpected answer"),
     ],
 )
 async def test_an_answer_of_another_shape_names_the_field(
-    platform: Platform, strange: httpx.Response, named: str
+    platform: Platform, strange: httpx2.Response, named: str
 ) -> None:
     wire = Wire([strange])
     with pytest.raises(ForgeUnavailableError, match=named) as caught:
@@ -201,7 +201,7 @@ async def test_a_redirected_write_keeps_its_method_or_is_not_made() -> None:
     ],
     ids=["Gitea", "GitHub"],
 )
-async def test_an_archived_repository_is_named_as_the_reason(refusal: httpx.Response) -> None:
+async def test_an_archived_repository_is_named_as_the_reason(refusal: httpx2.Response) -> None:
     wire = Wire([refusal])
     with pytest.raises(ForgeArchivedError, match="the repository is archived"):
         await wire.forge(Platform.GITHUB).add_label(ITEMS[Platform.GITHUB], "x")
@@ -217,7 +217,7 @@ async def test_a_body_without_the_marker_is_refused() -> None:
 
 async def test_a_removal_whose_answer_was_lost_is_not_repeated_on_github() -> None:
     # Repeated, it would answer 404, and the one who removed the label would be told that it was not there.
-    wire = Wire([httpx.ReadTimeout("slow"), answer(404, {"message": "Label does not exist"})])
+    wire = Wire([httpx2.ReadTimeout("slow"), answer(404, {"message": "Label does not exist"})])
     with pytest.raises(ForgeUnavailableError):
         await wire.forge(Platform.GITHUB).remove_label(ITEMS[Platform.GITHUB], "coding agent")
     assert len(wire.requests) == 1
@@ -227,7 +227,7 @@ async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(client, "TOTAL_TIMEOUT", 0.02)
 
     class Endless(Wire):
-        async def handle(self, request: httpx.Request) -> httpx.Response:
+        async def handle(self, request: httpx2.Request) -> httpx2.Response:
             self.requests.append(request)
             await asyncio.Event().wait()
             raise AssertionError("never")
@@ -254,7 +254,7 @@ async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
         "user": None,
     }
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/search/issues":
             found = [issue] if "is:issue" in request.url.params["q"] else []
             return answer(200, {"total_count": len(found), "items": found})
@@ -356,7 +356,7 @@ async def test_a_request_with_a_refused_token_is_sent_again_only_if_there_is_ano
     settings = Settings.model_validate({"github": {"personal_access_token": {"files": [file]}}})
     refused = answer(401, {"message": "Bad credentials"})
 
-    def rotate(_: httpx.Request) -> httpx.Response:
+    def rotate(_: httpx2.Request) -> httpx2.Response:
         file.write_text("second-token\n")
         return refused
 
@@ -396,11 +396,11 @@ async def test_what_an_attempt_needs_first_is_read_at_once(platform: Platform) -
     """The item with its repository, and the repository with the branch: each answer may take 0.1 s."""
     met = asyncio.Barrier(2)
 
-    async def meet(_: httpx.Request) -> httpx.Response:
+    async def meet(_: httpx2.Request) -> httpx2.Response:
         await met.wait()
-        return httpx.Response(404)
+        return httpx2.Response(404)
 
-    forge = connect_forge(SETTINGS, platform, transport=httpx.MockTransport(meet))
+    forge = connect_forge(SETTINGS, platform, transport=httpx2.MockTransport(meet))
     async with asyncio.timeout(10):
         with pytest.raises(ForgeNotFoundError):
             await forge.read(ITEMS[platform])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeListTooLongError
 from coding_agent_core.forge.changes import (
@@ -98,12 +98,12 @@ class Pages:
     counts_page: bool = False
     largest: int = 50
 
-    def answer(self, params: httpx.QueryParams) -> httpx.Response:
+    def answer(self, params: httpx2.QueryParams) -> httpx2.Response:
         size = min(int(params.get("limit", "30")), self.largest)
         start = (int(params.get("page", "1")) - 1) * size
         page = [one for one in self.entries[start : start + size] if one is not None]
         total = len(page) if self.counts_page else len(self.entries)
-        return httpx.Response(200, content=json.dumps(page or None), headers={"X-Total-Count": str(total)})
+        return httpx2.Response(200, content=json.dumps(page or None), headers={"X-Total-Count": str(total)})
 
 
 class Gitea(Wire):
@@ -113,7 +113,7 @@ class Gitea(Wire):
         super().__init__([self._answer])
         self.table = {**PLACES, **table}
 
-    def _answer(self, request: httpx.Request) -> httpx.Response:
+    def _answer(self, request: httpx2.Request) -> httpx2.Response:
         where = request.url.path.removeprefix("/api/v1")
         key = f"{request.method} {where}"
         number = request.url.params.get("page", "1")
@@ -125,7 +125,7 @@ class Gitea(Wire):
                     return found.answer(request.url.params)
                 if name == where and isinstance(found, list) and number != "1":
                     found = None
-                return httpx.Response(200, content=json.dumps(found))
+                return httpx2.Response(200, content=json.dumps(found))
         return answer(404, {"message": "not found"})
 
 
@@ -312,7 +312,7 @@ async def test_a_search_without_an_existing_label_ends_at_once() -> None:
     some = {"number": 1, "title": "t", "html_url": "u", "state": "open", "labels": []}
     found = [some | {"repository": {"full_name": "acme/pricing"}, "user": ALICE}]
     more = {"link": '<https://gitea.com/api/v1/repos/issues/search?page=2>; rel="next"'}
-    wire = Wire([httpx.Response(200, json=found, headers=more)])
+    wire = Wire([httpx2.Response(200, json=found, headers=more)])
     assert await polled(wire.forge(Platform.GITEA)) == []
     assert len(wire.requests) == 2, "one for issues, one for pull requests"
 

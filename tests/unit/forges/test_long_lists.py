@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import ForgeListTooLongError
 from coding_agent_core.platforms.facts import ItemKind
@@ -22,10 +22,10 @@ EACH_FORGE = pytest.mark.parametrize("platform", list(Platform))
 BRANCH = "coding-agent/issue-7"
 
 
-def paged(entries: Sequence[Any]) -> Callable[[httpx.Request], httpx.Response]:
+def paged(entries: Sequence[Any]) -> Callable[[httpx2.Request], httpx2.Response]:
     """Answer each request with a page of the list, in the order that the request asks for, with links."""
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         params = request.url.params
         size = int(params.get("limit", params.get("per_page", "20")))
         number = int(params.get("page", "1"))
@@ -122,7 +122,7 @@ async def test_reviews_beyond_what_is_read_on_github_are_named() -> None:
         ]
     )
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         if request.method == "POST":
             return answer(404, {"message": "not found"})
         return reviews(request) if request.url.path.endswith("/reviews") else answer(200, [])
@@ -142,12 +142,12 @@ def labeled(number: int) -> dict[str, Any]:
     }
 
 
-def searched(every: list[dict[str, Any]], platform: Platform) -> Callable[[httpx.Request], httpx.Response]:
+def searched(every: list[dict[str, Any]], platform: Platform) -> Callable[[httpx2.Request], httpx2.Response]:
     """Answer searches; GitHub's end after 1,000 results, although they count more."""
     if platform is Platform.GITLAB:
         every = [one | {"labels": ["coding agent"]} for one in every]
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         if platform is not Platform.GITHUB:
             return paged(every)(request)
         query = request.url.params["q"]
@@ -218,7 +218,7 @@ async def test_failed_checks_say_what_was_not_read_of_them(platform: Platform) -
     change = opened(7, BRANCH)
     change |= {"sha": "a" * 40, "head_pipeline": {"id": 5, "sha": "a" * 40, "project_id": 3, "ref": BRANCH}}
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         where = request.url.path
         if where.endswith(("/jobs", "/check-runs", "/status")):
             page = checks(request)

@@ -1,6 +1,6 @@
 """A repository that was renamed, and an issue that was transferred: what is followed, and where it leads."""
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.platforms.registry import Platform
@@ -13,7 +13,7 @@ RENAMED = answer(200, {"id": 1, "full_name": "acme/costs"})
 LABELS = "/repositories/1/issues/7/labels"
 
 
-def redirect(target: str, status: int = 307) -> httpx.Response:
+def redirect(target: str, status: int = 307) -> httpx2.Response:
     return answer(status, None, location=target)
 
 

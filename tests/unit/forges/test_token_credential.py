@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import jwt
 import pytest
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError
@@ -71,12 +71,12 @@ def test_a_credential_of_an_older_operator_names_no_namespace() -> None:
 class Service:
     """A token service that answers from a list; the last answer repeats."""
 
-    def __init__(self, *answers: httpx.Response | Exception) -> None:
+    def __init__(self, *answers: httpx2.Response | Exception) -> None:
         self.answers = list(answers)
-        self.requests: list[httpx.Request] = []
+        self.requests: list[httpx2.Request] = []
         self.elapsed = 0.0
 
-    def handle(self, request: httpx.Request) -> httpx.Response:
+    def handle(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
@@ -89,16 +89,16 @@ class Service:
             Secrets(SecretSettings(values=(SecretStr("who-we-are"),))),
             replace(Clock(), monotonic=lambda: self.elapsed),
             only,
-            transport=httpx.MockTransport(self.handle),
+            transport=httpx2.MockTransport(self.handle),
         )
 
 
-def given(token: str, expires_in: float = 3600) -> httpx.Response:
-    return httpx.Response(200, json={"token": token, "expires_in": expires_in})
+def given(token: str, expires_in: float = 3600) -> httpx2.Response:
+    return httpx2.Response(200, json={"token": token, "expires_in": expires_in})
 
 
 async def test_a_token_is_kept_renewed_in_time_and_known_to_the_scrubber() -> None:
-    service = Service(given("one"), httpx.ConnectError("refused"), given("two"))
+    service = Service(given("one"), httpx2.ConnectError("refused"), given("two"))
     tokens = service.tokens()
     assert await tokens.current("acme/pricing") == "one"
     service.elapsed = 3299
@@ -131,7 +131,7 @@ async def test_all_who_report_a_refused_token_share_a_request_for_another() -> N
 
 
 async def test_a_refused_token_does_not_serve_while_the_service_is_down() -> None:
-    service = Service(given("one"), httpx.ConnectError("refused"))
+    service = Service(given("one"), httpx2.ConnectError("refused"))
     tokens = service.tokens()
     await tokens.current("acme/pricing")
     with pytest.raises(ForgeUnavailableError, match="cannot be reached"):
@@ -165,7 +165,7 @@ async def test_a_program_has_a_token_for_each_repository_and_an_attempt_only_one
 
 
 async def test_the_service_knows_the_account() -> None:
-    service = Service(httpx.Response(200, json={"id": 7, "login": "agent[bot]"}))
+    service = Service(httpx2.Response(200, json={"id": 7, "login": "agent[bot]"}))
     tokens = service.tokens()
     own = await tokens.account()
     assert (own.id, own.login, await tokens.identity()) == (7, "agent[bot]", "agent[bot]")
@@ -176,15 +176,15 @@ async def test_the_service_knows_the_account() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "said", "retry_after"),
     [
-        (httpx.Response(403, json={"message": "Suspended. Unsuspend it."}), ForgeRefusedError, "Unsus", None),
-        (httpx.Response(401, json={"message": "Who?"}), ForgeRefusedError, "Who", None),
-        (httpx.Response(503, headers={"retry-after": "9"}, text="<p>"), ForgeUnavailableError, "503", 9.0),
-        (httpx.Response(200, json={"token": "secret"}), ForgeUnavailableError, "unexpected", None),
-        (httpx.ReadTimeout(""), ForgeUnavailableError, "ReadTimeout", None),
+        (httpx2.Response(403, json={"message": "Suspended. Unsuspend it."}), ForgeRefusedError, "Unsus", None),
+        (httpx2.Response(401, json={"message": "Who?"}), ForgeRefusedError, "Who", None),
+        (httpx2.Response(503, headers={"retry-after": "9"}, text="<p>"), ForgeUnavailableError, "503", 9.0),
+        (httpx2.Response(200, json={"token": "secret"}), ForgeUnavailableError, "unexpected", None),
+        (httpx2.ReadTimeout(""), ForgeUnavailableError, "ReadTimeout", None),
     ],
 )
 async def test_what_the_service_answers_decides_what_follows(
-    answer: httpx.Response | Exception, error: type[ForgeError], said: str, retry_after: float | None
+    answer: httpx2.Response | Exception, error: type[ForgeError], said: str, retry_after: float | None
 ) -> None:
     with pytest.raises(error, match=said) as caught:
         await Service(answer).tokens().current("acme/pricing")

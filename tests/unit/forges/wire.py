@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
+import httpx2
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.runtime.retry import Clock
@@ -34,25 +34,25 @@ ITEMS = {
         platform=Platform.GITEA, host="gitea.com", repository="acme/pricing", kind=ItemKind.ISSUE, number=7
     ),
 }
-Answer = httpx.Response | Exception
+Answer = httpx2.Response | Exception
 
 
 @dataclass
 class Wire:
     """Answers requests in order; the last answer repeats."""
 
-    answers: Sequence[Answer | Callable[[httpx.Request], httpx.Response]]
-    requests: list[httpx.Request] = field(default_factory=list)
+    answers: Sequence[Answer | Callable[[httpx2.Request], httpx2.Response]]
+    requests: list[httpx2.Request] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     elapsed: float = 0.0
 
-    async def handle(self, request: httpx.Request) -> httpx.Response:
+    async def handle(self, request: httpx2.Request) -> httpx2.Response:
         answer = self.answers[min(len(self.requests), len(self.answers) - 1)]
         self.requests.append(request)
         if isinstance(answer, Exception):
             raise answer
-        if isinstance(answer, httpx.Response):
-            return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+        if isinstance(answer, httpx2.Response):
+            return httpx2.Response(answer.status_code, headers=answer.headers, content=answer.content)
         return answer(request)
 
     async def sleep(self, seconds: float) -> None:
@@ -61,7 +61,7 @@ class Wire:
 
     def forge(self, platform: Platform, settings: Settings = SETTINGS) -> Forge:
         clock = Clock(now=lambda: NOW, monotonic=lambda: self.elapsed, sleep=self.sleep, chance=lambda: 0.999)
-        return connect_forge(settings, platform, clock=clock, transport=httpx.MockTransport(self.handle))
+        return connect_forge(settings, platform, clock=clock, transport=httpx2.MockTransport(self.handle))
 
     @property
     def sent(self) -> list[tuple[str, str]]:
@@ -72,9 +72,9 @@ class Wire:
         ]
 
 
-def answer(status: int = 200, body: Any = None, **headers: str) -> httpx.Response:
+def answer(status: int = 200, body: Any = None, **headers: str) -> httpx2.Response:
     """An answer with a JSON body; underscores in header names become dashes."""
-    return httpx.Response(
+    return httpx2.Response(
         status, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()}
     )
 

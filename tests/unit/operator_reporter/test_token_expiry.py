@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
@@ -56,7 +56,7 @@ def shown(host: str) -> float | None:
     return REGISTRY.get_sample_value(EXPIRES._name, {"host": host})
 
 
-def token(expires: str | None) -> httpx.Response:
+def token(expires: str | None) -> httpx2.Response:
     return answer(200, {"id": 1, "name": "agent", "expires_at": expires})
 
 

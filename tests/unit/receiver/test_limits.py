@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_address
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
@@ -41,11 +41,11 @@ def allowlist(*entries: Any, answers: Any = ()) -> Any:
         return answer
 
     settings = Settings.model_validate({"webhook": {"allowed_networks": entries}})
-    return Allowlist(settings, client=httpx.AsyncClient(transport=httpx.MockTransport(meta)))
+    return Allowlist(settings, client=httpx2.AsyncClient(transport=httpx2.MockTransport(meta)))
 
 
 def hooks(*entries: Any) -> Any:
-    return httpx.Response(200, json={"hooks": list(entries), "web": ["0.0.0.0/0"]})
+    return httpx2.Response(200, json={"hooks": list(entries), "web": ["0.0.0.0/0"]})
 
 
 async def test_github_stands_for_its_published_hook_addresses() -> None:
@@ -61,9 +61,9 @@ async def test_github_stands_for_its_published_hook_addresses() -> None:
 @pytest.mark.parametrize(
     "failure",
     [
-        httpx.ConnectError("refused"),
-        httpx.Response(200, json={"hooks": []}),
-        httpx.Response(200, json={"hooks": ["nonsense"]}),
+        httpx2.ConnectError("refused"),
+        httpx2.Response(200, json={"hooks": []}),
+        httpx2.Response(200, json={"hooks": ["nonsense"]}),
     ],
 )
 async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_force(
@@ -76,7 +76,7 @@ async def test_when_github_cannot_be_asked_the_last_known_addresses_stay_in_forc
 
 
 async def test_addresses_that_were_never_learnt_are_asked_for_again() -> None:
-    listed = allowlist("github", answers=[httpx.ConnectError("refused"), hooks("192.30.252.0/22")])
+    listed = allowlist("github", answers=[httpx2.ConnectError("refused"), hooks("192.30.252.0/22")])
     await listed.follow_github(rounds=2, retry=0)
     assert listed.check(ip_address("192.30.252.1")) is AddressCheck.ALLOWED
 

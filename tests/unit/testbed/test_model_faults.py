@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_testbed.model import ModelServer
 
@@ -11,9 +11,9 @@ from tests.fixtures.model import API_KEY, script
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
-def ask(server: ModelServer) -> httpx.Response:
+def ask(server: ModelServer) -> httpx2.Response:
     headers = {"x-api-key": API_KEY}
-    return httpx.post(f"{server.url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
+    return httpx2.post(f"{server.url}/v1/chat/completions", json=BODY, headers=headers, timeout=60)
 
 
 def test_a_fault_hits_so_many_requests_or_all_until_it_ends() -> None:
@@ -26,8 +26,8 @@ def test_a_fault_hits_so_many_requests_or_all_until_it_ends() -> None:
 
         fault = server.fault(cut=True, times=None)
         for _ in range(2):
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx2.RemoteProtocolError):
                 ask(server)
-        httpx.delete(f"{server.url}/_sandbox/faults", timeout=60).raise_for_status()
+        httpx2.delete(f"{server.url}/_sandbox/faults", timeout=60).raise_for_status()
         assert ask(server).status_code == 200
         assert fault.hits == 2

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from coding_agent_testbed.model import ModelServer
@@ -19,7 +19,7 @@ from pydantic import TypeAdapter
 from tests.fixtures.model import API_KEY, model_server, script
 
 # One for all, because each client loads all certificate authorities.
-HTTP = httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0))
+HTTP = httpx2.Client(timeout=60, limits=httpx2.Limits(max_keepalive_connections=0))
 PATHS = {
     "anthropic": "/v1/messages?beta=true",
     "responses": "/v1/responses",
@@ -38,7 +38,7 @@ TURN = {
 }
 
 
-def post(server: ModelServer, wire: str, *, stream: bool) -> httpx.Response:
+def post(server: ModelServer, wire: str, *, stream: bool) -> httpx2.Response:
     said = {"role": "user", "content": "hello"}
     body = {
         "anthropic": {"model": "m", "max_tokens": 9, "messages": [said], "stream": stream},
@@ -53,7 +53,7 @@ def post(server: ModelServer, wire: str, *, stream: bool) -> httpx.Response:
     return HTTP.post(server.url + path, json=body, headers={"x-api-key": API_KEY})
 
 
-def data(answer: httpx.Response) -> Iterator[Any]:
+def data(answer: httpx2.Response) -> Iterator[Any]:
     for line in answer.text.splitlines():
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line.removeprefix("data: "))

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from coding_agent_user_config.__main__ import ApiKey, user_config_app
 
 KEY = "k3y"
 
 
-async def get(directory: Path, path: str, key: str | None = KEY) -> httpx.Response:
+async def get(directory: Path, path: str, key: str | None = KEY) -> httpx2.Response:
     headers = [(b"Authorization", f"Bearer {key}".encode())] if key is not None else []
-    transport = httpx.ASGITransport(user_config_app(directory, ApiKey(KEY)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+    transport = httpx2.ASGITransport(user_config_app(directory, ApiKey(KEY)))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client:
         return await client.get(path, headers=headers)
 
 

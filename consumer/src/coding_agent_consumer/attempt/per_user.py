@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import one_line, printable, problem_of
@@ -132,7 +132,7 @@ async def settings_for(
     platform: Platform,
     user: str,
     *,
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
     clock: Clock = Clock(),  # noqa: B008 - it has no state
 ) -> Settings:
     """Return the settings for a person; if theirs cannot be read, log a warning and return `settings`.
@@ -149,9 +149,9 @@ async def settings_for(
     key = Secrets(api.api_key).first()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx.AsyncClient(timeout=_ANSWER_S, transport=transport) as client:
+        async with httpx2.AsyncClient(timeout=_ANSWER_S, transport=transport) as client:
 
-            async def ask() -> httpx.Response:
+            async def ask() -> httpx2.Response:
                 url = f"{api.url.rstrip('/')}/config/{platform}/{quote(user, safe='')}"
                 answer = await client.get(url, headers=headers)
                 return answer if answer.status_code == 404 else answer.raise_for_status()
@@ -160,7 +160,7 @@ async def settings_for(
         if answer.status_code == 404:
             return settings
         body = answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError) as error:
         problem = f"they cannot be read ({type(error).__name__})"
     else:
         if isinstance(body, dict) and isinstance(body.get("data"), dict):
@@ -174,9 +174,9 @@ async def settings_for(
 
 
 def _temporary(error: BaseException) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
+    if isinstance(error, httpx2.HTTPStatusError):
         return error.response.status_code == 429 or error.response.status_code >= 500
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, httpx2.TransportError)
 
 
 def _log_retry(error: BaseException, seconds: float, _: int) -> None:

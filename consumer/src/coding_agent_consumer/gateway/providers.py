@@ -34,7 +34,7 @@ class SilentProviderError(RequestRefusedError):
 class Providers:
     """The upstreams, and the connections to them.
 
-    aiohttp parses answers in C. For a stream of many small events, httpx needs several times the CPU time.
+    aiohttp parses answers in C. For a stream of many small events, httpx2 needs several times the CPU time.
     """
 
     def __init__(self, upstreams: Sequence[Upstream], session: aiohttp.ClientSession) -> None:

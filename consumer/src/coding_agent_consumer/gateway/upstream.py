@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import httpx
+import httpx2
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.settings.llm import IDENTITY_TOKEN, Identity
 from coding_agent_core.task.model import parse_time
@@ -62,7 +62,7 @@ class WorkloadIdentity:
 
     identity: Identity
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: httpx2.AsyncBaseTransport | None = None
     token_file: Path = IDENTITY_TOKEN
     current: str = field(default="", repr=False)
     _until: datetime = _NEVER
@@ -94,7 +94,7 @@ class WorkloadIdentity:
                 f"({type(error).__name__}): mount a token of the pod's ServiceAccount into `agent` with "
                 "operator.job.pod_template"
             ) from error
-        async with httpx.AsyncClient(timeout=_TOKEN_SECONDS, transport=self.transport) as client:
+        async with httpx2.AsyncClient(timeout=_TOKEN_SECONDS, transport=self.transport) as client:
             try:
                 match self.identity.cloud:
                     case "azure":
@@ -103,13 +103,13 @@ class WorkloadIdentity:
                         return await self._aws(client, subject, now)
                     case "google":
                         return await self._google(client, subject, now)
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 # The error's text can contain the request, and with it the token.
                 raise TokenError(
                     f"{self.identity.exchange} does not answer: {type(error).__name__}"
                 ) from None
 
-    async def _azure(self, client: httpx.AsyncClient, subject: str, now: datetime) -> tuple[str, datetime]:
+    async def _azure(self, client: httpx2.AsyncClient, subject: str, now: datetime) -> tuple[str, datetime]:
         answer = await client.post(
             f"{self.identity.exchange}/{self.identity.tenant_id}/oauth2/v2.0/token",
             data={
@@ -122,7 +122,7 @@ class WorkloadIdentity:
         )
         return _oauth(answer, now)
 
-    async def _google(self, client: httpx.AsyncClient, subject: str, now: datetime) -> tuple[str, datetime]:
+    async def _google(self, client: httpx2.AsyncClient, subject: str, now: datetime) -> tuple[str, datetime]:
         answer = await client.post(
             f"{self.identity.exchange}/v1/token",
             data={
@@ -146,7 +146,7 @@ class WorkloadIdentity:
         found = _object(answer)
         return _text(found, "accessToken", answer), parse_time(found.get("expireTime")) or now
 
-    async def _aws(self, client: httpx.AsyncClient, subject: str, now: datetime) -> tuple[str, datetime]:
+    async def _aws(self, client: httpx2.AsyncClient, subject: str, now: datetime) -> tuple[str, datetime]:
         answer = await client.post(
             f"{self.identity.exchange}/",
             data={
@@ -198,14 +198,14 @@ def bedrock_token(key: str, secret: str, session: str, *, region: str, now: date
     return f"bedrock-api-key-{base64.b64encode(url.encode()).decode()}"
 
 
-def _oauth(answer: httpx.Response, now: datetime) -> tuple[str, datetime]:
+def _oauth(answer: httpx2.Response, now: datetime) -> tuple[str, datetime]:
     found = _object(answer)
     seconds = str(found.get("expires_in"))
     valid = timedelta(seconds=int(seconds) if seconds.isdecimal() else 0)
     return _text(found, "access_token", answer), now + valid
 
 
-def _object(answer: httpx.Response) -> Mapping[str, Any]:
+def _object(answer: httpx2.Response) -> Mapping[str, Any]:
     _require(answer)
     try:
         found = answer.json()
@@ -216,14 +216,14 @@ def _object(answer: httpx.Response) -> Mapping[str, Any]:
     return found
 
 
-def _text(found: Mapping[str, Any], name: str, answer: httpx.Response) -> str:
+def _text(found: Mapping[str, Any], name: str, answer: httpx2.Response) -> str:
     value = found.get(name)
     if not isinstance(value, str) or not value.isascii() or not value.isprintable():
         raise TokenError(f"{answer.url.host} gave no {name}")
     return value
 
 
-def _require(answer: httpx.Response) -> None:
+def _require(answer: httpx2.Response) -> None:
     if answer.status_code != 200:
         # The error codes of OAuth and AWS are words; the sentences next to them can repeat the token.
         code = re.search(r'"error": ?"([a-z_]{1,60})"|<Code>([A-Za-z]{1,60})</Code>', answer.text)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.model import Settings
@@ -102,10 +102,10 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
         return ()
     limit = _HURRIED_LIMIT_S if hurry else _LIMIT_S
 
-    async def ask() -> httpx.Response:
+    async def ask() -> httpx2.Response:
         async with (
             asyncio.timeout(limit),
-            httpx.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,  # noqa: S113 - the limit above counts
+            httpx2.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,  # noqa: S113 - the limit above counts
         ):
             return await client.get(f"http://{DENIALS_HOST}/")
 
@@ -118,11 +118,11 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
             ask,
             RetryPolicy(tries=1 if hurry else 2),
             Clock(),
-            retryable=lambda error: isinstance(error, httpx.TransportError | TimeoutError),
+            retryable=lambda error: isinstance(error, httpx2.TransportError | TimeoutError),
             before_wait=log,
         )
         counts = _COUNTS.validate_json(answer.raise_for_status().content)
-    except (httpx.HTTPError, TimeoutError, ValidationError) as error:
+    except (httpx2.HTTPError, TimeoutError, ValidationError) as error:
         _logger.warning("The egress proxy did not report what it denied: %s", type(error).__name__)
         return ()
     denied = []

@@ -6,7 +6,7 @@ import os
 import ssl
 from functools import lru_cache
 
-import httpx
+import httpx2
 
 
 def client_context() -> ssl.SSLContext:
@@ -19,4 +19,4 @@ def client_context() -> ssl.SSLContext:
 
 @lru_cache(maxsize=1)
 def _context(file: str | None, folder: str | None) -> ssl.SSLContext:
-    return httpx.create_ssl_context()
+    return httpx2.create_ssl_context()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_testbed.cluster.errors import ClusterError
@@ -120,5 +120,5 @@ def _program(console: Console) -> Program:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (GiteaError, ClusterError, httpx.HTTPError) as error:
+    except (GiteaError, ClusterError, httpx2.HTTPError) as error:
         raise DemoError(str(error)) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
+import httpx2
 from coding_agent_testbed.forge import git
 from coding_agent_testbed.forge.ci import output_of
 from coding_agent_testbed.gitea import Api, GiteaError
@@ -67,7 +67,7 @@ class GiteaCi:
                 for sha in {pull["head"]["sha"] for pull in pulls} - seen:
                     self._check(sha)
                     seen.add(sha)
-            except (GiteaError, httpx.HTTPError, OSError, subprocess.SubprocessError):
+            except (GiteaError, httpx2.HTTPError, OSError, subprocess.SubprocessError):
                 # The story names the check that is missing; the next look tries again.
                 with self._log.open("a", encoding="utf-8") as log:
                     traceback.print_exc(file=log)

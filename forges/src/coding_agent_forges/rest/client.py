@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar, get_origin
 from urllib.parse import parse_qs, unquote, urlsplit
 from urllib.request import getproxies
 
-import httpx
+import httpx2
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
@@ -57,7 +57,7 @@ _ISSUED_KEPT = 1000
 """A token of an App lives for an hour, so older ones are worthless long before they are forgotten."""
 _issued: deque[str] = deque(maxlen=_ISSUED_KEPT)
 """The tokens that this process got while it runs, so that its logs and transcripts can leave them out."""
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError)
 
 
 class _Repository(ResponseModel):
@@ -253,19 +253,19 @@ class ForgeClient:
     policy: RetryPolicy
     clock: Clock
     pace: Paced | None = None
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: httpx2.AsyncBaseTransport | None = None
     page_size: int | None = None
     account: str = field(default="", init=False)
     redirected: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self._pool: httpx.AsyncClient | None = None
+        self._pool: httpx2.AsyncClient | None = None
         self._repositories: dict[str, _Repository] = {}
 
     async def get(self, type_: type[_T], call: Call) -> _T:
         return self.parse(type_, await self.send(call), call)
 
-    async def send(self, call: Call) -> httpx.Response:
+    async def send(self, call: Call) -> httpx2.Response:
         """Send the request, and retry it if this is safe and can help.
 
         Raises:
@@ -393,11 +393,11 @@ class ForgeClient:
                                     f"{self.host} sent more than {_LONGEST} bytes while {call.what}"
                                 )
                         return bytes(end)
-        except (TimeoutError, httpx.HTTPError) as error:
+        except (TimeoutError, httpx2.HTTPError) as error:
             raise self._unreachable(call, error) from None
         raise ForgeError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
 
-    def parse(self, type_: type[_T], response: httpx.Response, call: Call) -> _T:
+    def parse(self, type_: type[_T], response: httpx2.Response, call: Call) -> _T:
         """Validate a response as `type_`. Some forges write an empty list as null.
 
         Raises:
@@ -418,11 +418,11 @@ class ForgeClient:
             self._pool = None
         await self.token.aclose()
 
-    async def _try(self, call: Call) -> httpx.Response:
+    async def _try(self, call: Call) -> httpx2.Response:
         safe = call.repeat is Repeat.SAFE
         try:
             response = await self._following(call)
-        except (TimeoutError, httpx.HTTPError) as error:
+        except (TimeoutError, httpx2.HTTPError) as error:
             unreachable = self._unreachable(call, error)
             unreachable.repeatable = safe or isinstance(error, _NOT_SENT)
             raise unreachable from None
@@ -433,7 +433,7 @@ class ForgeClient:
         problem.repeatable = isinstance(problem, ForgeUnavailableError) and (safe or limited)
         raise problem
 
-    def _problem(self, call: Call, response: httpx.Response, content: bytes) -> ForgeError:
+    def _problem(self, call: Call, response: httpx2.Response, content: bytes) -> ForgeError:
         status, headers, now = response.status_code, response.headers, self.clock.now()
         error = forge_error(
             status,
@@ -458,7 +458,7 @@ class ForgeClient:
         # `Bearer` works for all kinds of tokens on both forges, and HTTP libraries keep this header secret.
         return {**self.headers, "Authorization": f"Bearer {token}"}
 
-    async def _following(self, call: Call) -> httpx.Response:
+    async def _following(self, call: Call) -> httpx2.Response:
         """Send a call and follow redirects on the same host, e.g. that of a renamed repository.
 
         A redirect to another host becomes an error, because the token must not be sent there.
@@ -498,7 +498,7 @@ class ForgeClient:
         self._repositories[name] = self.parse(_Repository, response, where)
         return self._repositories[name].holds(target)
 
-    async def _sent(self, call: Call) -> httpx.Response:
+    async def _sent(self, call: Call) -> httpx2.Response:
         """Send one request, once more with a new token after a 401. Return the response with any status."""
         token = await self.token.current(call.about)
         response = await self._sent_with(token, call)
@@ -509,7 +509,7 @@ class ForgeClient:
                 response = await self._sent_with(other, call)
         return response
 
-    async def _sent_with(self, token: str, call: Call) -> httpx.Response:
+    async def _sent_with(self, token: str, call: Call) -> httpx2.Response:
         """Send one request with this token as soon as the rate limits permit it."""
         headers = self._headers(token)
         if self.pace is not None:
@@ -524,7 +524,7 @@ class ForgeClient:
                     headers=headers,
                     extensions={} if call.kind is RequestKind.READ else {"trace": self._fenced},
                 )
-        except (TimeoutError, httpx.HTTPError):
+        except (TimeoutError, httpx2.HTTPError):
             if self.pace is not None:
                 self.pace.answered(call.method, None, {}, b"")
             raise
@@ -535,18 +535,18 @@ class ForgeClient:
     async def _fenced(self, event: str, _: object) -> None:
         """Check the fence again just before a request is written.
 
-        httpx calls this before and after each step of a request (extension `trace`).
+        httpx2 calls this before and after each step of a request (extension `trace`).
         """
         # The process may have been suspended while it connected, and another replica may have its Lease now.
         if self.pace is not None and event.endswith("send_request_headers.started"):
             self.pace.fence()
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         """Return the connection pool, which is created at first use."""
         if self._pool is None:
-            # With `True`, httpx reads the certificates again for each proxy, which takes 25 ms.
+            # With `True`, httpx2 reads the certificates again for each proxy, which takes 25 ms.
             verify = client_context() if self.transport is None else True
-            self._pool = httpx.AsyncClient(
+            self._pool = httpx2.AsyncClient(
                 base_url=self.api_url.rstrip("/"),
                 headers={"User-Agent": "coding-agent"},
                 timeout=TIMEOUT,
@@ -557,19 +557,19 @@ class ForgeClient:
         return self._pool
 
 
-def _transport(verify: ssl.SSLContext | bool) -> httpx.AsyncBaseTransport | None:
+def _transport(verify: ssl.SSLContext | bool) -> httpx2.AsyncBaseTransport | None:
     """Return a transport that drops unsent requests when the client gives up; `None` behind a proxy.
 
     Linux continues to send the rest of a closed connection. So after a network failure, the forge could
     receive an old comment after a newer one. A proxy may delay requests in any case.
     """
     if getproxies() or not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return None  # httpx then makes a transport for each proxy of the environment
+        return None  # httpx2 then makes a transport for each proxy of the environment
     unacknowledged = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(TIMEOUT * 1000 * _SENDING))
-    return httpx.AsyncHTTPTransport(verify=verify, socket_options=[unacknowledged])
+    return httpx2.AsyncHTTPTransport(verify=verify, socket_options=[unacknowledged])
 
 
-def answered_at(response: httpx.Response, clock: Clock) -> datetime:
+def answered_at(response: httpx2.Response, clock: Clock) -> datetime:
     """Return the time of a response by the forge's clock, or by ours if it has no header `Date`."""
     date = _date_of(response.headers)
     # The header has whole seconds, and GitLab's times are finer. No time in the response is later than the

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_core.errors import CodingAgentError
-from httpx import HTTPError
+from httpx2 import HTTPError
 from rich.console import Console
 
 from coding_agent_testbed.bench import (

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import httpx
+import httpx2
 from coding_agent_core.task import agenttask
 
 _IN_ONE_TRANSACTION = 128
@@ -27,10 +27,10 @@ def restore(etcd_url: str, namespace: str, tasks: Iterable[Body]) -> None:
     """Put the tasks there, whole, as the API server would have them.
 
     Raises:
-        httpx.HTTPError: etcd does not take them.
+        httpx2.HTTPError: etcd does not take them.
     """
     rest = iter(tasks)
-    with httpx.Client(base_url=etcd_url, timeout=_SECONDS, trust_env=False) as etcd:
+    with httpx2.Client(base_url=etcd_url, timeout=_SECONDS, trust_env=False) as etcd:
         while some := list(itertools.islice(rest, _IN_ONE_TRANSACTION)):
             puts = [{"requestPut": _put(namespace, task)} for task in some]
             etcd.post("/v3/kv/txn", json={"success": puts}).raise_for_status()

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-import httpx
+import httpx2
 from coding_agent_consumer.gateway import Upstream, WireFormat
 from coding_agent_consumer.gateway.gateway_server import open_gateway
 
@@ -52,7 +52,7 @@ async def run(world: World) -> Result:
     async with (
         _provider() as url,
         open_gateway([Upstream(WireFormat.OPENAI, url, "key")]) as gateway,
-        httpx.AsyncClient(timeout=60, trust_env=False) as client,
+        httpx2.AsyncClient(timeout=60, trust_env=False) as client,
     ):
         headers = {"authorization": f"Bearer {gateway.credential}"}
         places = {"asking the provider": url, "through the gateway": f"{gateway.url}/v1"}
@@ -69,7 +69,7 @@ async def run(world: World) -> Result:
 
 
 async def _asked(
-    client: httpx.AsyncClient, url: str, headers: Mapping[str, str], body: bytes
+    client: httpx2.AsyncClient, url: str, headers: Mapping[str, str], body: bytes
 ) -> tuple[float, float, float]:
     """Seconds to the first byte, and seconds of CPU until the first and the last."""
     cpu, began, first, used = time.process_time(), time.perf_counter(), 0.0, 0.0

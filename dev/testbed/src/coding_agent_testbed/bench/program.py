@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import yaml
 
 from coding_agent_testbed.bench.errors import BenchError
@@ -92,7 +92,7 @@ class Program:
                     raise BenchError(f"the {self.name} ended at once: {self.log_tail()}")
                 try:
                     return (await http.get("/readyz")).status_code == 200
-                except httpx.TransportError:
+                except httpx2.TransportError:
                     return False
 
             try:
@@ -146,8 +146,8 @@ class Program:
         """The end of what it has logged."""
         return self._log.read_text(encoding="utf-8", errors="replace")[-2000:].strip() or "(empty)"
 
-    def _client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
+    def _client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", timeout=60, trust_env=False)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import httpx
+import httpx2
 
 from coding_agent_testbed.bench.benchmark import Benchmark
 from coding_agent_testbed.bench.errors import BenchError
@@ -46,8 +46,8 @@ class _Installation:
 
     access: Access
     namespace: str
-    forge: httpx.AsyncClient
-    model: httpx.AsyncClient
+    forge: httpx2.AsyncClient
+    model: httpx2.AsyncClient
 
     def kubectl(self, *arguments: str) -> str:
         return self.access.kubectl("--namespace", self.namespace, *arguments)
@@ -62,8 +62,8 @@ async def run(world: World) -> Result:
     )
     rounds = []
     async with (
-        httpx.AsyncClient(base_url=_address(forge), headers=person, timeout=_SECONDS) as forge_client,
-        httpx.AsyncClient(base_url=_address(model), timeout=_SECONDS) as model_client,
+        httpx2.AsyncClient(base_url=_address(forge), headers=person, timeout=_SECONDS) as forge_client,
+        httpx2.AsyncClient(base_url=_address(model), timeout=_SECONDS) as model_client,
     ):
         installed = _Installation(access, namespace, forge_client, model_client)
         await asyncio.to_thread(_adapt, installed)

@@ -46,9 +46,9 @@ def until(
         pause(interval)
 
 
-# By name: importing the Kubernetes client alone takes longer than most waits; who asks by httpx brings it.
-_NO_ANSWER = {"urllib3.exceptions.HTTPError", "httpx.TransportError", "http.client.HTTPException"}
-_BAD_ANSWER = {"kubernetes.client.exceptions.ApiException", "httpx.HTTPStatusError"}
+# By name: importing the Kubernetes client alone takes longer than most waits; who asks by httpx2 brings it.
+_NO_ANSWER = {"urllib3.exceptions.HTTPError", "httpx2.TransportError", "http.client.HTTPException"}
+_BAD_ANSWER = {"kubernetes.client.exceptions.ApiException", "httpx2.HTTPStatusError"}
 # Request Timeout, Too Many Requests.
 _ASK_AGAIN = {408, 429}
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from coding_agent_testbed.forge.delivery_settings import Copy, DeliverySettings
 from coding_agent_testbed.forge.model import CheckHappening, Delivery, Happening, Hook
@@ -50,7 +50,7 @@ class Deliveries:
         self._store = store
         self._seal = seal
         self._new_guid = new_guid
-        self._client: httpx.AsyncClient | None = None
+        self._client: httpx2.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sending: dict[int, asyncio.Task[None]] = {}
         self._events: Counter[str] = Counter()
@@ -59,7 +59,7 @@ class Deliveries:
     def start(self) -> None:
         """Called on the server's loop before the first event."""
         self._loop = asyncio.get_running_loop()
-        self._client = httpx.AsyncClient(timeout=DELIVERY_TIMEOUT, trust_env=False)
+        self._client = httpx2.AsyncClient(timeout=DELIVERY_TIMEOUT, trust_env=False)
 
     async def stop(self) -> None:
         """Give up what is still being sent."""
@@ -159,9 +159,9 @@ class Deliveries:
         try:
             async with asyncio.timeout(DELIVERY_TIMEOUT):
                 answer = await self._client.post(delivery.hook.url, content=body, headers=delivery.headers)
-        except (TimeoutError, httpx.TimeoutException):
+        except (TimeoutError, httpx2.TimeoutException):
             delivery.status, delivery.status_code = "timed out", 504
-        except (httpx.HTTPError, httpx.InvalidURL):
+        except (httpx2.HTTPError, httpx2.InvalidURL):
             delivery.status, delivery.status_code = "failed to connect to host", 502
         else:
             ok = answer.is_success

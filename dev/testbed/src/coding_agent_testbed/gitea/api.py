@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
+import httpx2
 
 from coding_agent_testbed.gitea.accounts import Account
 from coding_agent_testbed.gitea.errors import GiteaError
@@ -31,7 +31,7 @@ class Api:
     """The API as one account sees it. Paths begin after `/api/v1`."""
 
     def __init__(self, api_url: str, token: str) -> None:
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             base_url=api_url, headers={"authorization": f"token {token}"}, timeout=TIMEOUT, trust_env=False
         )
 
@@ -46,7 +46,7 @@ class Api:
     @staticmethod
     def sign_in(api_url: str, login: str, password: str, scopes: Iterable[str] = ("all",)) -> Account:
         """The account of a user, with a new token."""
-        with httpx.Client(
+        with httpx2.Client(
             base_url=api_url, auth=(login, password), timeout=TIMEOUT, trust_env=False
         ) as client:
             token = checked(
@@ -64,7 +64,7 @@ class Api:
         answer = checked(self._client.request(method, path, json=json, params=query or None))
         return answer.json() if answer.content else None
 
-    def get(self, path: str, **query: Any) -> httpx.Response:
+    def get(self, path: str, **query: Any) -> httpx2.Response:
         """What the API answers, refusals included."""
         return self._client.get(path, params=query or None)
 
@@ -213,7 +213,7 @@ class Api:
         raise GiteaError(f"pull request {number} was not mergeable within {seconds:.0f} s")
 
 
-def checked(answer: httpx.Response) -> httpx.Response:
+def checked(answer: httpx2.Response) -> httpx2.Response:
     """The answer.
 
     Raises:

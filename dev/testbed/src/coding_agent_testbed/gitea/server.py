@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import httpx
+import httpx2
 
 from coding_agent_testbed.cluster.network import free_ports
 from coding_agent_testbed.gitea.accounts import Account
@@ -160,8 +160,8 @@ class GiteaServer:
 
     def _answers(self) -> bool:
         try:
-            answer = httpx.get(f"{self._local_url}/api/healthz", timeout=5, trust_env=False)
-        except httpx.HTTPError:
+            answer = httpx2.get(f"{self._local_url}/api/healthz", timeout=5, trust_env=False)
+        except httpx2.HTTPError:
             time.sleep(0.05)  # the deadline of `start` bounds these
             return False
         return answer.status_code == 200

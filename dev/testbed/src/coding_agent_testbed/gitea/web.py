@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 
 from coding_agent_testbed.gitea.accounts import Account
 from coding_agent_testbed.gitea.errors import GiteaError
@@ -25,7 +25,7 @@ class WebSession:
     def __init__(self, url: str, repository: str, account: Account) -> None:
         self._repository = f"/{repository}"
         # A browser names the page's origin, and Gitea compares it (its protection against forged requests).
-        self._client = httpx.Client(
+        self._client = httpx2.Client(
             base_url=url,
             headers={"origin": url, "accept": "text/html", "accept-language": "en-US"},
             timeout=_TIMEOUT,
@@ -146,13 +146,13 @@ class WebSession:
     def _head(self, number: int) -> str:
         return _found(r'name="commit_id" value="([0-9a-f]{40,64})"', self.page(f"/pulls/{number}/files"))
 
-    def _post(self, action: str, /, **form: str) -> httpx.Response:
+    def _post(self, action: str, /, **form: str) -> httpx2.Response:
         answer = self._client.post(action, data=form)
         _check(answer)
         return answer
 
 
-def _check(answer: httpx.Response) -> None:
+def _check(answer: httpx2.Response) -> None:
     # A refusal is often a redirect to a page that shows it: the cookie in between has its text.
     cookies = [step.headers.get("set-cookie", "") for step in (*answer.history, answer)]
     flash = " ".join(re.findall(r"gitea_flash=(\S*error\S*?);", " ".join(cookies)))
@@ -162,7 +162,7 @@ def _check(answer: httpx.Response) -> None:
         raise GiteaError(f"{request.method} {request.url}: {answer.status_code} {unquote(flash)} {said}")
 
 
-def _redirect(answer: httpx.Response) -> str:
+def _redirect(answer: httpx2.Response) -> str:
     """Where a form leads: a script of the page follows the JSON, a browser the redirect."""
     if "json" in answer.headers.get("content-type", ""):
         return str(answer.json().get("redirect", ""))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
-import httpx
+import httpx2
 import jwt
 from coding_agent_core.errors import (
     ForgeError,
@@ -336,7 +336,7 @@ class AppTokens:
             # If an answer is lost, its token expires without having been used.
             repeat=Repeat.SAFE,
         )
-        response: httpx.Response = await self._asked(lambda: self._client.send(call), places)
+        response: httpx2.Response = await self._asked(lambda: self._client.send(call), places)
         answer = self._client.parse(_TokenResponse, response, call)
         # Both times are of GitHub's clock, so a wrong clock of ours does not matter here.
         lifetime = (answer.expires_at - answered_at(response, self._clock)).total_seconds()
@@ -488,7 +488,7 @@ def connect_app(
     *,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - immutable
     clock: Clock = Clock(),  # noqa: B008 - immutable
-    transport: httpx.AsyncBaseTransport | None = None,
+    transport: httpx2.AsyncBaseTransport | None = None,
     pace: Paced | None = None,
     key: SecretSettings | None = None,
 ) -> AppTokens:

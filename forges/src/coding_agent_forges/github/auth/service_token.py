@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-import httpx
+import httpx2
 from coding_agent_core.errors import (
     ForgeError,
     ForgeRefusedError,
@@ -75,7 +75,7 @@ class ServiceTokens:
     clock: Clock
     only: str = ""
     place: str = "`github.app`"
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: httpx2.AsyncBaseTransport | None = None
     _kept: dict[str, _Kept] = field(default_factory=dict, repr=False)
     _renewals: Shared[str, str] = field(default_factory=Shared, repr=False)
     _account: User | None = field(default=None, repr=False)
@@ -127,12 +127,12 @@ class ServiceTokens:
         try:
             # A connection for each request, because there is one in an hour. Only attempts may have to go
             # through a proxy: with the egress proxy, they reach nothing else.
-            async with httpx.AsyncClient(
+            async with httpx2.AsyncClient(
                 base_url=self.url, timeout=TIMEOUT, transport=self.transport, trust_env=bool(self.only)
             ) as client:
                 headers = {"Authorization": f"Bearer {credential}"}
                 answer = await client.request(method, path, json=body, headers=headers)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise _unavailable(
                 f"The token service cannot be reached: {str(error)[:200] or type(error).__name__}"
             ) from None

@@ -2,19 +2,32 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from coding_agent_consumer.transcripts.store import attempt_of_key
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.connections import ContextStorage
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.task.agenttask import OutcomeType, TaskResult
-from coding_agent_core.task.attempts import AttemptInput, attempt_of_key, transcript_key
+from coding_agent_core.task.attempts import AttemptInput, transcript_key
 from coding_agent_core.task.model import Item
 from coding_agent_operator.cluster.observed import attempt_number, job_name, read_job
-from coding_agent_operator.jobs.job import build_job, with_transcript_annotations
+from coding_agent_operator.jobs.job import SHARED_SOCKET, build_job, with_transcript_annotations
 
 from tests.unit.operator.making import NOW, attempt, status, task
+
+
+def test_containers_of_a_sandboxed_pod_share_the_volume_of_their_socket() -> None:
+    def notes(**template: Any) -> dict[str, str]:
+        job = build_job(task(), 1, JobTemplate.model_validate(template))
+        found: dict[str, str] = job["spec"]["template"]["metadata"].get("annotations", {})
+        return found
+
+    assert notes() == {}
+    assert notes(runtime_classes={"untrusted": "gvisor"})["dev.gvisor.spec.mount.socket.share"] == "pod"
+    assert notes(pod_template={"spec": {"runtimeClassName": "gvisor"}}) == SHARED_SOCKET
 
 
 def test_one_job_is_one_attempt() -> None:

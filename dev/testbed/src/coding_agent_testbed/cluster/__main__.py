@@ -11,6 +11,7 @@ from coding_agent_testbed.cluster import (
     build,
     cluster,
     envoy,
+    gvisor,
     images,
     parts,
     paths,
@@ -44,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "down":
             whole.add_argument("--purge", action="store_true", help="also remove its images and keys")
+        if name == "try":
+            whole.add_argument(
+                "--runtime", default="", choices=["", gvisor.RUNTIME_CLASS], help="of the attempts' pods"
+            )
     picture = commands.add_parser("images", help="build the images and load them into the cluster's node")
     picture.add_argument(
         "--name", default=cluster.DEFAULT_NAME, help="name of the cluster (default: %(default)s)"
@@ -112,7 +117,7 @@ def _images(options: argparse.Namespace) -> None:
 
 
 def _try(options: argparse.Namespace) -> None:
-    running, address = quick_start.start(options.name)
+    running, address = quick_start.start(options.name, runtime=options.runtime)
     note("Point kubectl at it with the line KUBECONFIG=… below (export it); `make cluster-down` ends it.")
     note("The first issue has the label `coding agent`; within a minute, the agent works on it.")
     if os.environ.get("DISPLAY") or os.environ.get(

@@ -12,7 +12,7 @@ from typing import IO
 
 import yaml
 
-from coding_agent_testbed.cluster import cgroups, layout, node_config, sandbox
+from coding_agent_testbed.cluster import build, cgroups, layout, node_config, paths, sandbox
 from coding_agent_testbed.cluster.api import Api
 from coding_agent_testbed.cluster.commands import run
 from coding_agent_testbed.cluster.errors import ClusterError
@@ -83,6 +83,22 @@ class Node:
             alive=lambda: self._processes.require(*NAMES),
         )
 
+    def add_gvisor(self) -> None:
+        """Configure the runtime gVisor, and start containerd again with it; pods go on running."""
+        built = build.binaries(["runsc", "containerd-shim-runsc-v1"])
+        folders, shim = self._folders, built["containerd-shim-runsc-v1"]
+        files = {
+            folders.gvisor_shim: node_config.gvisor_shim(shim, folders.kubelet / "pods"),
+            folders.gvisor: node_config.runsc(built["runsc"], paths.SOCKETS / "runsc"),
+        }
+        if all(path.exists() and path.read_text() == text for path, text in files.items()):
+            return
+        for path, text in files.items():
+            path.write_text(text)
+        folders.gvisor_shim.chmod(0o755)
+        self.kill("containerd")
+        self.start("containerd")
+
     def start(self, name: str) -> None:
         """Start one part, unless it runs, and wait until the node is ready again."""
         if name == "containerd":
@@ -129,6 +145,7 @@ class Node:
         pods = (self._folders.kubelet, self._folders.pod_logs, self._folders.addresses)
         for folder in (*pods, self._folders.registries, self._folders.image_verifiers):
             shutil.rmtree(folder, ignore_errors=True)
+        self._folders.gvisor.unlink(missing_ok=True)
 
     def kill(self, name: str) -> None:
         """End one part as if by ``kill -9``; containers live on."""

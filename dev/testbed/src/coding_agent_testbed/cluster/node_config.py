@@ -8,6 +8,8 @@ from coding_agent_testbed.cluster import paths
 from coding_agent_testbed.cluster.network import LOOPBACK, Network
 
 PAUSE_IMAGE = "localhost/pause:1"
+GVISOR_HANDLER = "runsc"
+"""containerd's name for gVisor, which a RuntimeClass names."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,16 @@ class NodeFolders:
     def image_verifiers(self) -> Path:
         """Programs that must all agree to an image before it is pulled."""
         return self.config / "image-verifiers"
+
+    @property
+    def gvisor(self) -> Path:
+        """The configuration of gVisor's shim; containerd knows the runtime while this file exists."""
+        return self.config / "runsc.toml"
+
+    @property
+    def gvisor_shim(self) -> Path:
+        """The program that containerd starts for gVisor."""
+        return self.config / "containerd-shim-runsc-v1"
 
     @property
     def containerd_socket(self) -> Path:
@@ -145,7 +157,9 @@ def cni(folders: NodeFolders, network: Network) -> dict[str, Any]:
 
 
 def containerd(folders: NodeFolders, runc: Path, cni_binaries: Path) -> str:
-    """The runtime. Images are pulled only from where the node's network reaches: this machine.
+    """containerd with runc, and with gVisor if the node has it.
+
+    Images are pulled only from where the node's network reaches: this machine.
 
     containerd reads both folders at each pull (its docs/hosts.md and docs/image-verification.md), so they may
     be filled while it runs.
@@ -183,4 +197,34 @@ state = "{paths.SOCKETS}/containerd"
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
       BinaryName = "{runc}"
       SystemdCgroup = false
+{_runsc(folders) if folders.gvisor.exists() else ""}"""
+
+
+def _runsc(folders: NodeFolders) -> str:
+    return f"""\
+  [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{GVISOR_HANDLER}]
+    runtime_type = "io.containerd.runsc.v1"
+    runtime_path = "{folders.gvisor_shim}"
+    pod_annotations = ["dev.gvisor.*"]
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.{GVISOR_HANDLER}.options]
+      TypeUrl = "io.containerd.runsc.v1.options"
+      ConfigPath = "{folders.gvisor}"
+"""
+
+
+def gvisor_shim(binary: Path, pods: Path) -> str:
+    """A script that starts the shim for a kubelet whose pods have their volumes in `pods`."""
+    return f'#!/bin/sh\nKUBELET_PODS="{pods}" exec "{binary}" "$@"\n'
+
+
+def runsc(binary: Path, state: Path) -> str:
+    """The configuration of gVisor's shim (https://gvisor.dev/docs/user_guide/containerd/configuration/).
+
+    systrap needs neither hardware for virtual machines nor ptrace.
+    """
+    return f"""\
+binary_name = "{binary}"
+root = "{state}"
+[runsc_config]
+  platform = "systrap"
 """

@@ -14,7 +14,7 @@ from urllib import request
 
 import yaml
 
-from coding_agent_testbed.cluster import build, cluster, images, paths
+from coding_agent_testbed.cluster import build, cluster, gvisor, images, paths
 from coding_agent_testbed.cluster.access import Access
 from coding_agent_testbed.cluster.commands import run
 from coding_agent_testbed.cluster.progress import note, step
@@ -52,10 +52,13 @@ def manifests(config: Any, built: Mapping[str, str]) -> Iterator[str]:
         yield text
 
 
-def start(name: str) -> tuple[cluster.Cluster, str]:
+def start(name: str, *, runtime: str = "") -> tuple[cluster.Cluster, str]:
     """Start the cluster and the sandbox, and take the steps of the quick start.
 
     It can be repeated: then it does what is missing. Pods that run keep their image.
+
+    Args:
+        runtime: `gvisor` gives it to the node and to all attempts; empty for the node's own runtime.
 
     Returns:
         the cluster, and the address of the sandbox's issues.
@@ -70,7 +73,11 @@ def start(name: str) -> tuple[cluster.Cluster, str]:
     namespace = config["deploy"]["kubectl"]["defaultNamespace"]
     with step("sandbox forge and scripted model"):
         forge, model = _sandbox(found.access, config, namespace)
-    note(follow(found.access, namespace, forge, model, found.root / "coding-agent-values.yaml"))
+    values = found.root / "coding-agent-values.yaml"
+    if runtime == gvisor.RUNTIME_CLASS:
+        gvisor.enable(found)
+        write_values(values, {"trusted": runtime, "untrusted": runtime})
+    note(follow(found.access, namespace, forge, model, values))
     return found, f"{forge}/{_REPOSITORY}/issues"
 
 
@@ -87,7 +94,7 @@ def follow(access: Access, namespace: str, forge: str, model: str, values: Path)
     """
     with step("kubectl agenttask init"):
         if not values.exists():
-            values.write_text(yaml.safe_dump(_OWN), encoding="utf-8")
+            write_values(values, {})
         where = ["--api-url", f"{forge}/api/v3", "--repo", _REPOSITORY, "--registry", "localhost"]
         where += ["--model-url", f"{model}/v1", "--model", "scripted", "--provider", "openai"]
         files = ["--values", str(values), "--chart", str(paths.repository_root() / "charts" / "coding-agent")]
@@ -100,6 +107,14 @@ def follow(access: Access, namespace: str, forge: str, model: str, values: Path)
     with step("the label"):
         _label_first_issue(forge)
     return _plugin(access, "doctor", "-n", namespace).rstrip()
+
+
+def write_values(file: Path, runtime_classes: Mapping[str, str]) -> None:
+    """Write the values file that a person has before `init`, with the RuntimeClasses of attempts, if any."""
+    own: dict[str, Any] = dict(_OWN)
+    if runtime_classes:
+        own["config"] = {"operator": {"job": {"runtime_classes": dict(runtime_classes)}}}
+    file.write_text(yaml.safe_dump(own), encoding="utf-8")
 
 
 def _sandbox(access: Access, config: Any, namespace: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
-from coding_agent_core.settings.moved import MOVED
+from coding_agent_core.settings.moved import MOVED, Moved, Removed
 from coding_agent_core.task.agenttask import VERSION
 from coding_agent_core.task.agenttask_schema import schema_of
 
@@ -281,10 +281,15 @@ def _undescribed(node: Any) -> Any:
     }
 
 
+def _instead(change: Moved | Removed) -> str:
+    """Return a change of a setting as the chart's template reads it: the prefix marks what was removed."""
+    return f"nothing: {change.now}" if isinstance(change, Removed) else change.instead
+
+
 def moved() -> str:
     """Return the content of files/moved.yaml: what to write instead of each value that moved."""
     section = re.compile(rf"`(?=({'|'.join(Settings.model_fields)})\.)")
-    found = {f"config.{key}": section.sub("`config.", instead) for key, instead in MOVED.items()}
+    found = {f"config.{key}": section.sub("`config.", _instead(change)) for key, change in MOVED.items()}
     values = {key: {"instead": instead, "default": was} for key, (instead, was) in MOVED_VALUES.items()}
     return (
         "# Written by charts/schema.py: values that moved, and what to write instead. The schema lets\n"

@@ -27,9 +27,9 @@ def test_the_configured_host_decides_on_the_platform(tmp_path: Path, monkeypatch
         Spec.model_validate({"url": "https://code.example.com/octo/demo/-/issues/7"})
 
 
-def test_memory_cannot_cross_processes() -> None:
+def test_on_one_machine_one_process_does_everything() -> None:
     for connect in (connect_sink, connect_source):
-        with pytest.raises(SettingsError, match="one process only"):
+        with pytest.raises(SettingsError, match="one process does everything"):
             connect(Settings.model_construct())
 
 

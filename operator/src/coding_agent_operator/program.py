@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from coding_agent_core.errors import CodingAgentError
@@ -19,12 +21,14 @@ from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.agenttask import GROUP, NOT_ENDED, PLURAL, VERSION, AgentTask
 
-from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache, Requeue, key_of
+from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache, Requeue
+from coding_agent_operator.cluster.lease import Lease, identity
 from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, Job, read_job
-from coding_agent_operator.cluster.requests import namespaces_with_tasks
+from coding_agent_operator.cluster.requests import LEASE, Cluster, namespaces_with_tasks
 from coding_agent_operator.cluster.schema import SchemaCheck
 from coding_agent_operator.cluster.watching import PROBES, Resource, Selector, probes_served, watch
-from coding_agent_operator.namespace import NamespaceController
+from coding_agent_operator.jobs.job_builder import JobBuilder
+from coding_agent_operator.namespace import NamespaceController, observe
 from coding_agent_operator.tasks import metrics
 
 _logger = logging.getLogger("operator.program")
@@ -75,7 +79,10 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
 
 
 class Namespaces:
-    """Serves the configured namespaces, or with `operator.namespaces: ["*"]` all that have tasks."""
+    """Runs the operator of each configured namespace.
+
+    With `operator.namespaces: ["*"]`, it serves every namespace that has tasks.
+    """
 
     def __init__(self, server: ApiServer, settings: Settings) -> None:
         self._server = server
@@ -124,23 +131,10 @@ class Namespaces:
     def observe(self, resource: Resource, kind: str | None, body: Mapping[str, Any]) -> None:
         """Process a watch event; with `"*"`, the first event of a namespace makes the program serve it."""
         stored: AgentTask | Job = AgentTask.of(body) if resource == TASKS else read_job(body)
-        key, urgent = key_of(stored), False
         if self._everywhere and kind != "DELETED":
-            self._open(key.namespace)
-        if isinstance(stored, AgentTask):
-            if not self._tasks.observe(kind, stored):
-                return
-            task = self._tasks.get(key)
-            # Work that nobody wants costs money until it stops.
-            urgent = task is not None and (task.spec.cancel or task.spec.suspend)
-        else:
-            if not self._jobs.observe(kind, stored):
-                return
-            job = self._jobs.get(key) or stored
-            key, urgent = NamespacedName(key.namespace, job.task or ""), job.deleting and kind != "DELETED"
-        if key.name:
-            self._controller.queue.add(key, urgent=urgent)
-        if (controller := self._controllers.get(key.namespace)) is not None:
+            self._open(stored.namespace)
+        new = observe(self._tasks, self._jobs, self._controller.queue, kind, stored)
+        if new and (controller := self._controllers.get(stored.namespace)) is not None:
             controller.scheduler.changed()
 
     async def run(self) -> None:
@@ -196,15 +190,7 @@ class Namespaces:
                     metrics.LEADER.labels(namespace).set(0)
                     metrics.WATCH_BEHIND.labels(namespace).set(0)
                     metrics.FAILING.labels(namespace).set(namespace in self._failing)
-                    controller = self._controllers[namespace] = NamespaceController(
-                        self._server,
-                        namespace,
-                        self._settings,
-                        tasks=self._tasks,
-                        jobs=self._jobs,
-                        controller=self._controller,
-                        behind=lambda behind: self._behind(namespace, behind),
-                    )
+                    controller = self._controllers[namespace] = self._controller_of(namespace)
                     try:
                         await controller.run(probed)
                     except Exception as error:
@@ -218,12 +204,35 @@ class Namespaces:
                     metrics.FAILING.labels(namespace).set(1)
                     await asyncio.sleep(delay)
                     # The namespace may be gone, and then there is nothing to retry.
-                    if self._everywhere and not await controller.cluster.has_tasks():
+                    if self._everywhere and not await controller.has_tasks():
                         return
             finally:
                 self._controllers.pop(namespace, None)
                 self._failing.discard(namespace)
                 metrics.forget(namespace)
+
+    def _controller_of(self, namespace: str) -> NamespaceController:
+        operator, cluster = self._settings.operator, Cluster(self._server, namespace)
+        lease = Lease(
+            self._server,
+            namespace,
+            LEASE,
+            # Names of pods are unique only within their namespace.
+            f"{operator.own_namespace}/{identity(os.environ)}",
+            operator.lease_duration,
+            acts=metrics.LEADER.labels(namespace).set,
+        )
+        cluster.may_write = lease.held
+        return NamespaceController(
+            cluster,
+            lease,
+            JobBuilder(cluster, self._settings, lambda: datetime.now(UTC)),
+            self._settings,
+            tasks=self._tasks,
+            jobs=self._jobs,
+            controller=self._controller,
+            behind=lambda behind: self._behind(namespace, behind),
+        )
 
     def _behind(self, namespace: str, behind: int) -> None:
         """Start dead watches again, with growing intervals if this does not help."""
@@ -254,7 +263,7 @@ class Namespaces:
             self._discovered = True
             sweep_due = clock() + settings.development.sweep_interval if ended_too else sweep_due
             for namespace, controller in list(self._controllers.items()):
-                if not controller.empty or await controller.cluster.has_tasks() or not controller.empty:
+                if not controller.empty or await controller.has_tasks() or not controller.empty:
                     continue
                 # The namespace may have closed on its own while we waited for the API server.
                 if self._controllers.get(namespace) is controller:

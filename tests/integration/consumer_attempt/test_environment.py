@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,19 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent_interface import Agent
 from coding_agent_consumer.gateway.forwarding import Gateway
-from coding_agent_consumer.item.background import ProjectCommit, pod_environment, read_environment, set_up
+from coding_agent_consumer.item.background import (
+    ProjectCommit,
+    pod_environment,
+    read_environment,
+    read_file,
+    set_up,
+)
 from coding_agent_consumer.repository.clone import BareClone, TreeEntry
 from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_core.runtime.retry import Clock, Deadline
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import AttemptInput, Outcome
-from coding_agent_core.task.environment import Environment, EnvironmentFileError, RepositoryFile, read_file
+from coding_agent_core.task.environment import Environment, EnvironmentFileError, RepositoryFile
 from coding_agent_core.task.reasons import Reason, ReasonClass
 from coding_agent_core.task.runners import RunnerName
 from coding_agent_testbed.forge.model import Role
@@ -151,14 +158,55 @@ async def test_a_file_that_is_not_allowed_fails_the_task_in_a_sentence(make_plac
     assert (place.system.model.requests, FIRST in place.branches()) == ([], False)
 
 
+async def test_only_the_named_folders_are_checked_out_and_nothing_else_is_lost(make_place: MakePlace) -> None:
+    files = {
+        "README.md": "r\n",
+        "services/common.md": "c\n",
+        "services/billing/deep/a.md": "a\n",
+        "services/mail/b.md": "b\n",
+        "libs/c.md": "c\n",
+    }
+    turns = (
+        run("git ls-files -t | sort; git status --short; cat README.md services/common.md"),
+        run("git sparse-checkout add libs && echo changed > libs/c.md"),
+        run("rm services/billing/deep/a.md; mkdir -p services/mail docs; echo n > docs/n.md"),
+        run("echo changed > services/mail/b.md; git show HEAD:services/mail/b.md"),
+        finish(),
+    )
+    place = make_place("github", script(*turns))
+    push(place.system, {**files, FILE: "checkout: [services/billing]\n"})
+    outcome = await place.run(place.given())
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert "services/billing" in asked(place)
+    listed = str(place.system.model.requests[1]["messages"][-1])
+    for shown in (
+        "H services/billing/deep/a.md",
+        "H services/common.md",
+        "S services/mail/b.md",
+        "S libs/c.md",
+    ):
+        assert shown in listed, listed
+    assert " D " not in listed, "git status shows nothing"
+    changed = place.system.git("diff", "--name-status", "--no-renames", "main", FIRST).split("\n")
+    assert set(filter(None, changed)) == {
+        "D\tservices/billing/deep/a.md",
+        "M\tservices/mail/b.md",
+        "M\tlibs/c.md",
+        "A\tdocs/n.md",
+    }
+
+
 class Commit(BareClone):
     """A commit with one entry."""
 
     def __init__(self, path: str, content: bytes, mode: str) -> None:
         self._entry, self._content = TreeEntry(mode, "id", path), content
 
-    async def tree(self, commit: str) -> list[TreeEntry]:
+    async def root(self, commit: str) -> list[TreeEntry]:
         return [self._entry]
+
+    async def missing_folders(self, commit: str, folders: Sequence[str]) -> list[str]:
+        return [folder for folder in folders if folder != "there"]
 
     async def blob(self, id_: str, limit: int) -> bytes | None:
         return self._content if len(self._content) <= limit else None
@@ -181,7 +229,8 @@ async def read(
         ("setup: ['true']", {"repository_environment": {"setup": False}}, "`repository_environment.setup`"),
         (f"# {'x' * 64 * 1024}", {}, "has more than 64 KiB"),
         ("", {"path": ".coding-agent.yml"}, "rename `.coding-agent.yml`"),
-        ("", {"path": f"{FILE}/a.yaml"}, "is not a regular file"),
+        ("", {"mode": "040000"}, "is not a regular file"),
+        ("checkout: [there, gone]", {}, "`checkout`: the repository has no folder `gone`"),
         ("target", {"mode": "120000"}, "is not a regular file"),
         ("", {"mode": "160000"}, "is not a regular file"),
         (f"image: {IMAGE}", {"pod": None}, "Remove `image` from the file."),

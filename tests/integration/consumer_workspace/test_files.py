@@ -3,11 +3,12 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from coding_agent_consumer.repository.commits import require_bounded
-from coding_agent_consumer.workspace.framing import Patch
+from coding_agent_consumer.workspace.framing import Patch, Seed
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
@@ -16,15 +17,15 @@ from tests.integration.consumer_workspace.git_server import git
 
 
 @pytest.fixture
-async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
+async def workspace(base_dir: Path, seed: Seed) -> AsyncIterator[Workspace]:
     async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
-        await client.seed(bundle, "work")
+        await client.seed(seed)
         yield client
 
 
-def applied(bundle: Path, patch: bytes, tmp_path: Path) -> Path:
+def applied(patch: bytes, tmp_path: Path) -> Path:
     copy = tmp_path / "applied"
-    git(tmp_path, "clone", "-q", "-b", "work", str(bundle), str(copy))
+    git(tmp_path, "clone", "-q", "-b", "work", str(tmp_path / "seed"), str(copy))
     (tmp_path / "patch").write_bytes(patch)
     git(copy, "apply", "--index", "--binary", str(tmp_path / "patch"))
     return copy
@@ -88,15 +89,13 @@ async def test_an_edit_must_fit_exactly_once(workspace: Workspace) -> None:
     assert (await workspace.run("test -x dos.txt")).exit_code == 0
 
 
-async def test_the_patch_holds_every_kind_of_change(
-    workspace: Workspace, bundle: Path, tmp_path: Path
-) -> None:
+async def test_the_patch_holds_every_kind_of_change(workspace: Workspace, seed: Seed, tmp_path: Path) -> None:
     assert (await workspace.diff()).data == b""
     await workspace.run(
         "printf 'x\\n' >> calc.py; chmod +x calc.py; head -c 3000 /dev/urandom > logo.bin; rm .gitignore;"
         "echo n > 'new name.txt'; ln -s /etc/passwd shadow; head -c 100 logo.bin | sha256sum > sum"
     )
-    copy = applied(bundle, (await workspace.diff()).data, tmp_path)
+    copy = applied((await workspace.diff()).data, tmp_path)
     assert (copy / "calc.py").stat().st_mode & 0o100
     assert (copy / "logo.bin").stat().st_size == 3000
     assert not (copy / ".gitignore").exists()
@@ -230,28 +229,36 @@ async def test_a_trap_for_that_search_finds_nothing_and_ends(workspace: Workspac
     assert b"b/y" in (await workspace.diff()).data
 
 
-async def test_it_is_seeded_once_and_with_a_bundle(base_dir: Path, bundle: Path, tmp_path: Path) -> None:
-    (tmp_path / "junk").write_bytes(b"junk")
+async def test_it_is_seeded_once_and_with_whole_packs(base_dir: Path, seed: Seed, tmp_path: Path) -> None:
+    junk = tmp_path / seed.packs[0].name
+    for file in (junk, junk.with_suffix(".idx")):
+        file.write_bytes(b"junk")
+    other = tmp_path / "other.pack"
+    for file in (other, other.with_suffix(".idx")):
+        file.write_bytes(b"junk")
     async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         with pytest.raises(WorkspaceRequestError, match="no repository yet"):
             await client.diff()
         with pytest.raises(WorkspaceRequestError):
-            await client.seed(tmp_path / "junk", "work")
+            await client.seed(replace(seed, packs=(junk,)))
+        with pytest.raises(WorkspaceRequestError, match="not a pack's"):
+            await client.seed(replace(seed, packs=(other,)))
         with pytest.raises(WorkspaceRequestError):
-            await client.seed(bundle, "no-such-branch")
-        await client.seed(bundle, "work")
+            await client.seed(replace(seed, commit="1" * 40))
+        await client.seed(seed)
         with pytest.raises(WorkspaceRequestError, match="already"):
-            await client.seed(bundle, "work")
+            await client.seed(seed)
 
 
-async def test_a_bundle_that_cannot_be_kept_is_refused_whatever_of_it_was_read(
-    base_dir: Path, tmp_path: Path
+async def test_a_seed_that_cannot_be_kept_is_refused_whatever_of_it_was_read(
+    base_dir: Path, tmp_path: Path, seed: Seed
 ) -> None:
-    large = tmp_path / "large"
+    large = tmp_path / seed.packs[0].name
     large.write_bytes(bytes(8 * 2**20))  # more than fits between the two while nobody reads
+    large.with_suffix(".idx").touch()
     async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
         root = '"$(cd .. && pwd)"'
         assert (await client.run(f"chmod 555 {root}")).exit_code == 0
         with pytest.raises(WorkspaceRequestError, match="cannot do that"):
-            await client.seed(large, "work")
+            await client.seed(replace(seed, packs=(large,)))
         await client.run(f"chmod 755 {root}")

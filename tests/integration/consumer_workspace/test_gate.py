@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import launch
+from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import ProcessSpec, WorkspaceGoneError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
@@ -54,9 +55,9 @@ def container(tmp_path: Path) -> Iterator[Container]:
     assert not (folder / "gate").exists(), "it clears up when it is stopped, too"
 
 
-async def test_a_task_finds_nothing_of_the_one_before(container: Container, bundle: Path) -> None:
+async def test_a_task_finds_nothing_of_the_one_before(container: Container, seed: Seed) -> None:
     async with launch_workspace(container.settings()) as first:
-        await first.seed(bundle, "work")
+        await first.seed(seed)
         told = await first.run(
             f"env; echo mine > ~/.profile; touch {container.temporary}/trace; mkdir -m 0 locked; "
             "setsid -f sleep 600; ps -eo pid,args | grep '[s]leep 600' | head -n 1"
@@ -65,7 +66,7 @@ async def test_a_task_finds_nothing_of_the_one_before(container: Container, bund
         assert "trace" in container.left()
         await first.diff()
     async with launch_workspace(container.settings()) as second:
-        await second.seed(bundle, "work")
+        await second.seed(seed)
         look = await second.run("ls -A . ~ && cat calc.py")
         assert look.exit_code == 0
         assert "a - b" in look.output
@@ -111,10 +112,10 @@ async def _entered(container: Container, variables: dict[str, str]) -> None:
         await second.ping()
 
 
-async def test_variables_of_a_task_are_for_its_commands_alone(container: Container, bundle: Path) -> None:
+async def test_variables_of_a_task_are_for_its_commands_alone(container: Container, seed: Seed) -> None:
     mine = {"HTTP_PROXY": "http://mine:secret@egress:3128"}
     async with launch_workspace(container.settings(), environment=mine) as first:
-        await first.seed(bundle, "work")
+        await first.seed(seed)
         assert mine["HTTP_PROXY"] in (await first.run("echo $HTTP_PROXY")).output
         await first.write_file("kept.txt", "kept")
         killed = await first.run("kill -9 $PPID")  # the parent of the shell is the serving program
@@ -122,11 +123,11 @@ async def test_variables_of_a_task_are_for_its_commands_alone(container: Contain
         assert b"kept.txt" in (await first.diff()).data
         assert mine["HTTP_PROXY"] in (await first.run("echo $HTTP_PROXY")).output, "after a restart too"
     async with launch_workspace(container.settings()) as second:
-        await second.seed(bundle, "work")
+        await second.seed(seed)
         assert "HTTP_PROXY" not in (await second.run("env")).output
 
 
-async def test_who_sends_no_variables_gets_no_workspace(container: Container, bundle: Path) -> None:
+async def test_who_sends_no_variables_gets_no_workspace(container: Container, seed: Seed) -> None:
     for sent in (b"", b"not JSON\n", b"[1]\n"):
         reader, writer = await until_connected(container.folder / "gate")
         writer.write(sent)
@@ -134,7 +135,7 @@ async def test_who_sends_no_variables_gets_no_workspace(container: Container, bu
         assert await asyncio.wait_for(reader.read(), 60) == b""
         writer.close()
     async with launch_workspace(container.settings()) as workspace:
-        await workspace.seed(bundle, "work")
+        await workspace.seed(seed)
 
 
 async def test_a_signal_just_before_the_clearing_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -163,33 +164,33 @@ sys.exit(gate.main())
 
 
 async def test_a_killed_consumer_leaves_the_workspace_free_for_the_next(
-    container: Container, bundle: Path
+    container: Container, seed: Seed
 ) -> None:
     reader, writer = await until_connected(container.folder / "gate")
     writer.write(b"{}\n")
     await asyncio.wait_for(reader.readline(), 60)
     writer.transport.abort()  # what the kernel does for a process that was killed
     async with launch_workspace(container.settings()) as workspace:
-        await workspace.seed(bundle, "work")
+        await workspace.seed(seed)
 
 
 async def test_a_second_task_waits_for_its_turn_and_says_so_if_it_never_comes(
-    container: Container, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    container: Container, seed: Seed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with launch_workspace(container.settings()) as first:
-        await first.seed(bundle, "work")
+        await first.seed(seed)
         with monkeypatch.context() as hasty:
             hasty.setattr(launch, "START_S", 0.5)
             with pytest.raises(WorkspaceGoneError, match="is serving another task"):
                 async with launch_workspace(container.settings()):
                     pass
-        waiting = asyncio.create_task(seeded(container, bundle))
+        waiting = asyncio.create_task(seeded(container, seed))
     await asyncio.wait_for(waiting, 60)
 
 
-async def seeded(container: Container, bundle: Path) -> None:
+async def seeded(container: Container, seed: Seed) -> None:
     async with launch_workspace(container.settings()) as workspace:
-        await workspace.seed(bundle, "work")
+        await workspace.seed(seed)
 
 
 async def until_connected(gate: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -1,9 +1,9 @@
 """The mirror of a repository: it saves fetching, and nothing that happens to it makes a clone fail."""
 
 import asyncio
+import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +43,7 @@ def push(server: GitServer, *names: str) -> None:
 
 async def clone(server: GitServer, folder: Path, mirror: Mirror, branch: str = "work") -> BareClone:
     return await BareClone.clone(
-        server.credentials(), folder, base="main", branch=branch, mirror=mirror, permit=permitted
+        server.credentials(), folder, base="main", branch=branch, mirror=mirror, push_check=permitted
     )
 
 
@@ -88,28 +88,64 @@ async def test_a_mirror_that_cannot_be_written_to_is_read(
     assert sorted(mirror.directory.rglob("*")) == before
 
 
-def cut_packs(repository: Path) -> None:
-    for pack in repository.glob("objects/pack/*.pack"):
-        pack.chmod(0o600)
+def cut_packs(packs: Path) -> None:
+    for pack in packs.glob("*.pack"):
         os.truncate(pack, pack.stat().st_size // 2)
 
 
-def break_references(repository: Path) -> None:
-    for file in repository.glob("refs/base/*"):
-        file.write_text("no commit\n")
+def flip_a_bit(packs: Path) -> None:
+    for pack in packs.glob("*.pack"):
+        data = bytearray(pack.read_bytes())
+        data[len(data) // 2] ^= 1
+        pack.write_bytes(data)
 
 
-def break_settings(repository: Path) -> None:
-    (repository / "config").write_text("[core\n")
+def cut_indexes(packs: Path) -> None:
+    for index in packs.glob("*.idx"):
+        os.truncate(index, index.stat().st_size // 2)
+
+
+def lose_a_pack(packs: Path) -> None:
+    next(packs.glob("*.pack")).unlink()
+
+
+def swap_packs(packs: Path) -> None:
+    """Each is whole, but not the one of its name."""
+    shutil.copyfile(*sorted(packs.glob("*.pack"))[:2])
+
+
+def break_the_manifest(packs: Path) -> None:
+    (packs / "manifest.json").write_text("{")
+
+
+def name_a_commit_that_is_not_there(packs: Path) -> None:
+    manifest = packs / "manifest.json"
+    text = manifest.read_text()
+    commit = json.loads(text)["bases"]["main"]
+    manifest.write_text(text.replace(commit, "1" * 40))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("damage", [cut_packs, break_references, break_settings])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_packs,
+        flip_a_bit,
+        cut_indexes,
+        lose_a_pack,
+        swap_packs,
+        break_the_manifest,
+        name_a_commit_that_is_not_there,
+    ],
+)
 async def test_a_broken_mirror_is_replaced(
     server: GitServer, tmp_path: Path, mirror: Mirror, damage: Callable[[Path], None]
 ) -> None:
     await clone(server, tmp_path / "one", mirror)
-    damage(mirror.repository)
+    push(server, "second")
+    await clone(server, tmp_path / "one-more", mirror)
+    assert len(list(mirror.packs.glob("*.pack"))) == 2
+    damage(mirror.packs)
     push(server, "new")
     await clone(server, tmp_path / "two", mirror)
     assert_whole(server, tmp_path / "two")
@@ -120,27 +156,29 @@ async def test_a_broken_mirror_is_replaced(
     assert server.packed == []
 
 
-_UPDATE = """
-import asyncio, sys
+_CUT_OFF = """
+import asyncio, sys, time
 from pathlib import Path
-from coding_agent_consumer.repository.git import Git
-from coding_agent_consumer.repository.mirror import Mirror
+from coding_agent_consumer.repository import mirror as module
+from coding_agent_consumer.repository.clone import BareClone
+from tests.integration.consumer_workspace.git_server import GitServer, permitted
 
-async def nobody():
-    raise AssertionError
+_, root, port, folder, mirror = sys.argv
 
-asyncio.run(Mirror(Path(sys.argv[1])).update(Git(Path(sys.argv[2]), nobody), "main"))
-"""
-_SLOW_GIT = """#!/bin/sh
-# Half a pack and a lock, as of a git that is killed while it fetches.
-case "$*" in *" fetch "*)
-    echo half > "$2/objects/pack/tmp_pack_half"
-    mkdir -p "$2/refs/base"
-    for file in HEAD packed-refs config; do echo > "$2/$file.lock"; done
-    echo $$ > "$2/../killed"
-    exec sleep 300
-esac
-exec {git} "$@"
+def half(source, target):
+    if Path(mirror) in target.parents:
+        target.with_name(f"{target.name}.new").write_bytes(source.read_bytes()[:100])
+        Path(mirror, "half").touch()
+        time.sleep(300)
+    return whole(source, target)
+
+whole, module._copy = module._copy, half
+asyncio.run(
+    BareClone.clone(
+        GitServer(Path(root), int(port)).credentials(), Path(folder), base="main", branch="work",
+        mirror=module.Mirror(Path(mirror)), push_check=permitted,
+    )
+)
 """
 
 
@@ -150,30 +188,20 @@ async def test_an_agent_that_is_killed_in_mid_update_leaves_nothing_that_matters
 ) -> None:
     await clone(server, tmp_path / "one", mirror)
     push(server, "new")
-    (tmp_path / "other").mkdir()
-    await clone(server, tmp_path / "two", Mirror(tmp_path / "other"))
-    slow = tmp_path / "bin" / "git"
-    slow.parent.mkdir()
-    slow.write_text(_SLOW_GIT.format(git=shutil.which("git")))
-    slow.chmod(0o755)
+    arguments = (server.root, server.port, tmp_path / "two", mirror.directory)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _UPDATE, str(mirror.directory), str(tmp_path / "two" / "repository.git")),
-        env={**os.environ, "PATH": f"{slow.parent}:{os.environ['PATH']}"},
+        *(sys.executable, "-c", _CUT_OFF, *map(str, arguments)),
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
-    marker = mirror.directory / "killed"
-    await asyncio.to_thread(
-        until, "git fetches", lambda: marker.exists() and marker.read_text().strip(), timeout=60
-    )
+    await asyncio.to_thread(until, "it copies", (mirror.directory / "half").exists, timeout=60)
     # While it holds the lock, others go on without.
     await clone(server, tmp_path / "meanwhile", mirror)
     assert_whole(server, tmp_path / "meanwhile")
     process.kill()
     await process.wait()
-    os.kill(int(marker.read_text()), signal.SIGKILL)
     await clone(server, tmp_path / "three", mirror)
     assert_whole(server, tmp_path / "three")
-    assert not list(mirror.directory.rglob("*.lock")) + list(mirror.directory.rglob("tmp_*"))
-    git(mirror.repository, "fsck", "--full", "--strict")
+    assert not list(mirror.directory.rglob("*.new"))
     del server.packed[:]
     await clone(server, tmp_path / "four", mirror)
     assert server.packed == []
@@ -190,5 +218,9 @@ async def test_attempts_at_the_same_time(
         await asyncio.gather(*(clone(server, tmp_path / name, mirror) for name in names))
         for name in names:
             assert_whole(server, tmp_path / name)
-    assert len(list(mirror.repository.glob("objects/pack/*.pack"))) <= 2, "they do not pile up"
-    git(mirror.repository, "fsck", "--full", "--strict")
+    assert len(list(mirror.packs.glob("*.pack"))) <= 2, "they do not pile up"
+    # What another attempt takes from it alone is whole.
+    del server.packed[:]
+    await clone(server, tmp_path / "last", mirror)
+    assert_whole(server, tmp_path / "last")
+    assert server.packed == []

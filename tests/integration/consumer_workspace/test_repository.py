@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from coding_agent_consumer.item.push_permit import PushNotAllowedError
+from coding_agent_consumer.item.push_check import PushNotAllowedError
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.repository.commits import InvalidPatchError
 from coding_agent_consumer.repository.git import GitFailedError, RemoteMovedError
@@ -28,7 +28,7 @@ BRANCH = "coding-agent/issue-7"
 
 async def clone(server: GitServer, directory: Path, base: str = "main", **source: str) -> BareClone:
     return await BareClone.clone(
-        server.credentials(**source), directory, base=base, branch=BRANCH, permit=permitted
+        server.credentials(**source), directory, base=base, branch=BRANCH, push_check=permitted
     )
 
 
@@ -43,6 +43,31 @@ def patch_of(server: GitServer, changes: dict[str, str], start: str = "main") ->
     patch = git(work, "diff", "--cached", "--binary", "--full-index", "HEAD") + "\n"
     git(work, "reset", "-q", "--hard")
     return patch.encode()
+
+
+async def test_a_file_that_was_not_checked_out_cannot_be_removed(
+    git_server: GitServer, tmp_path: Path
+) -> None:
+    files = {"a/b/c": "1\n", "a/d/e": "1\n", "a/f": "1\n", "g": "1\n", "ab/c": "1\n"}
+    git_server.make("wide.git", files)
+    repository = await clone(git_server, tmp_path / "agent", name="wide.git")
+    seed = repository.seed(["a/b"])
+    assert seed.folders == ("a/b",)
+
+    def removing(path: str) -> bytes:
+        work = git_server.root / "wide.git.work"
+        git(work, "rm", "-q", path)
+        patch = git(work, "diff", "--cached", "--binary", "--full-index", "HEAD") + "\n"
+        git(work, "reset", "-q", "--hard")
+        return patch.encode()
+
+    for path in ("a/d/e", "ab/c"):
+        with pytest.raises(InvalidPatchError, match=f"removes {path}, which `checkout`"):
+            await repository.commit(removing(path), "Remove", AUTHOR)
+    for path in ("a/b/c", "a/f", "g"):
+        assert await repository.commit(removing(path), "Remove", AUTHOR)
+    repository.seed()
+    assert await repository.commit(removing("a/d/e"), "Remove", AUTHOR), "all was checked out"
 
 
 async def test_a_change_is_committed_and_pushed_without_any_checkout(
@@ -126,7 +151,7 @@ async def conflicting(server: GitServer, folder: Path) -> tuple[BareClone, str, 
     await ours.commit(patch_of(server, {"calc.py": "ours\n"}), "Ours", AUTHOR)
     await ours.push()
     theirs = await BareClone.clone(
-        server.credentials(), folder / "theirs", base="main", branch="main", permit=permitted
+        server.credentials(), folder / "theirs", base="main", branch="main", push_check=permitted
     )
     base = await theirs.commit(patch_of(server, {"calc.py": "theirs\n", "new.txt": "n\n"}), "Theirs", AUTHOR)
     await theirs.push()
@@ -152,7 +177,7 @@ async def test_a_merge_is_refused_if_the_forge_makes_the_commits(
         *(git_server.credentials(), tmp_path / "agent"),
         base="main",
         branch=BRANCH,
-        permit=permitted,
+        push_check=permitted,
         commits=NoCommits(),
     )
     with pytest.raises(InvalidPatchError, match="it signs no merge"):
@@ -194,7 +219,7 @@ async def test_a_name_that_git_gave_a_file_in_conflict_is_not_committed(
     await ours.push()
     (git_server.root / "sample.git.work" / "docs").mkdir(exist_ok=True)
     theirs = await BareClone.clone(
-        git_server.credentials(), tmp_path / "theirs", base="main", branch="main", permit=permitted
+        git_server.credentials(), tmp_path / "theirs", base="main", branch="main", push_check=permitted
     )
     base = await theirs.commit(patch_of(git_server, {"docs/a.txt": "a\n"}), "Theirs", AUTHOR)
     assert base is not None
@@ -264,7 +289,7 @@ async def test_a_lease_never_replaces_commits(git_server: GitServer, tmp_path: P
     theirs = await first.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
     await first.push()
     other = await BareClone.clone(
-        git_server.credentials(), tmp_path / "two", base="main", branch="main", permit=permitted
+        git_server.credentials(), tmp_path / "two", base="main", branch="main", push_check=permitted
     )
     await other.fetch(git_server.credentials(), BRANCH)
     await other.commit(patch_of(git_server, {"b.txt": "2\n"}), "Two", AUTHOR)
@@ -274,15 +299,15 @@ async def test_a_lease_never_replaces_commits(git_server: GitServer, tmp_path: P
     assert git(git_server.root / "sample.git", "rev-parse", BRANCH) == theirs
 
 
-async def test_without_a_permit_nothing_is_pushed(git_server: GitServer, tmp_path: Path) -> None:
+async def test_after_a_failed_push_check_nothing_is_pushed(git_server: GitServer, tmp_path: Path) -> None:
     asked: list[str] = []
 
-    async def permit(branch: str) -> None:
+    async def push_check(branch: str) -> None:
         asked.append(branch)
         raise PushNotAllowedError("protected")
 
     repository = await BareClone.clone(
-        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permit
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, push_check=push_check
     )
     await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
     with pytest.raises(PushNotAllowedError):
@@ -368,7 +393,7 @@ async def test_a_repository_that_was_renamed_while_git_ran_is_pushed_to_by_its_n
         return await git_server.credentials("costs.git" if redirected else "sample.git")(refused)
 
     repository = await BareClone.clone(
-        credentials, tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+        credentials, tmp_path / "agent", base="main", branch=BRANCH, push_check=permitted
     )
     await repository.commit(patch_of(git_server, {"a.txt": "1\n"}), "One", AUTHOR)
     (git_server.root / "sample.git").rename(git_server.root / "costs.git")
@@ -411,7 +436,7 @@ async def test_a_token_that_was_replaced_while_git_ran_is_tried(
         return await git_server.credentials(token=tokens.pop() if tokens else TOKEN)("")
 
     repository = await BareClone.clone(
-        credentials, tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+        credentials, tmp_path / "agent", base="main", branch=BRANCH, push_check=permitted
     )
     assert not repository.resumed
     sent = [authorization for _, authorization in git_server.seen]

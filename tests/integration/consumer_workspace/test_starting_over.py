@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import connect_sidecar
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
 
+from tests.fixtures.repositories import seed_of
 from tests.integration.consumer_attempt.place import WorkspaceProcess
 from tests.integration.consumer_workspace.git_server import git
 
@@ -69,7 +71,7 @@ async def process(tmp_path: Path) -> AsyncIterator[WorkspaceProcess]:
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def seed(tmp_path: Path) -> Seed:
     source = tmp_path / "source"
     for name, text in FILES.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +79,13 @@ def bundle(tmp_path: Path) -> Path:
     subprocess.run(["git", "init", "-q", "-b", "main", str(source)], check=True)
     git(source, "add", "-A")
     git(source, "-c", "user.name=A", "-c", "user.email=a@example.com", "commit", "-qm", "bad")
-    git(source, "bundle", "create", "-q", str(tmp_path / "bundle"), "main")
-    return tmp_path / "bundle"
+    return seed_of(source, "main")
 
 
-async def fake(process: WorkspaceProcess, bundle: Path, way: str) -> tuple[Workspace, str]:
+async def fake(process: WorkspaceProcess, seed: Seed, way: str) -> tuple[Workspace, str]:
     """A workspace in which code of the commit ran, and what the check tells of the commit itself."""
     workspace = await connect_sidecar(WorkspaceSettings(), process.socket)
-    await workspace.start_over(bundle, "main")
+    await workspace.start_over(seed)
     clean = (await workspace.run(CHECK)).output
     assert clean.startswith("1\n")
     (process.root / "home/requests.py").write_text(REQUESTS.replace("SOCKET", repr(str(process.socket))))
@@ -94,22 +95,22 @@ async def fake(process: WorkspaceProcess, bundle: Path, way: str) -> tuple[Works
 
 
 @pytest.mark.parametrize("way", FAKES)
-async def test_nothing_is_left_when_it_starts_over(process: WorkspaceProcess, bundle: Path, way: str) -> None:
-    workspace, clean = await fake(process, bundle, way)
-    await workspace.start_over(bundle, "main")
+async def test_nothing_is_left_when_it_starts_over(process: WorkspaceProcess, seed: Seed, way: str) -> None:
+    workspace, clean = await fake(process, seed, way)
+    await workspace.start_over(seed)
     assert (await workspace.run(CHECK)).output == clean
     left = await workspace.run("ls -A ~ $TMPDIR; test ! -e .deps; echo $?; ls -A ..")
-    # git's errors, and the bundle itself, have no name here.
+    # git's errors, and the packs, have no name here.
     assert left.output.split("\n")[-7:] == ["0", "git", "home", "seeded", "tmp", "tree", ""], left.output
     assert len(left.output.splitlines()) == 9, left.output
 
 
 @pytest.mark.parametrize("way", FAKES)
 async def test_only_files_that_git_does_not_track_are_left_when_it_is_restored(
-    process: WorkspaceProcess, bundle: Path, way: str
+    process: WorkspaceProcess, seed: Seed, way: str
 ) -> None:
-    workspace, clean = await fake(process, bundle, way)
-    await workspace.restore(bundle, "main")
+    workspace, clean = await fake(process, seed, way)
+    await workspace.restore(seed)
     untracked = {"rewrites the tree": "made/", "leaves attributes": "b/.gitattributes"}.get(way, "")
     # Once only: the commit's id can end with this digit too.
     expected = clean.replace("1\n", f"1\n?? {untracked}\n", 1) if untracked else clean
@@ -121,12 +122,12 @@ async def test_only_files_that_git_does_not_track_are_left_when_it_is_restored(
     assert (process.root / "tree/b/c.md").read_text() == "bad\n"
 
 
-async def test_a_file_that_cannot_be_removed_is_an_error(process: WorkspaceProcess, bundle: Path) -> None:
-    workspace, _ = await fake(process, bundle, "commits")
+async def test_a_file_that_cannot_be_removed_is_an_error(process: WorkspaceProcess, seed: Seed) -> None:
+    workspace, _ = await fake(process, seed, "commits")
     (process.root / "home").chmod(0o700)
     process.root.chmod(0o500)
     try:
         with pytest.raises(WorkspaceRequestError):
-            await workspace.start_over(bundle, "main")
+            await workspace.start_over(seed)
     finally:
         process.root.chmod(0o700)

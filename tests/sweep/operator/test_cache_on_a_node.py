@@ -28,7 +28,7 @@ def test_the_next_attempt_finds_it_and_a_stranger_cannot_change_it(
     try:
         system.put_label(1)
         system.wait_for_phase("Succeeded")
-        assert (folder / "mirror" / "repository.git" / "HEAD").is_file()
+        assert (folder / "mirror" / "packs" / "manifest.json").is_file()
         user = (folder / "packages" / "pip" / "mark").read_text().strip()
 
         assert work(system, 2, _LOOK, trusted=True).split()[:2] == [user, user]

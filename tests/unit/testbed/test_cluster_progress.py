@@ -17,7 +17,7 @@ def test_a_step_without_a_terminal_says_what_starts_and_that_it_lasts(
     monkeypatch.setattr(progress, "_EVERY_S", 0.01)
     (tmp_path / "part").write_bytes(b"0" * 2**21)
     with progress.step("build something", tmp_path):
-        assert shown.getvalue() == "… build something\n"
+        assert shown.getvalue().startswith("… build something\n")
         deadline = time.monotonic() + 30
         while "so far" not in shown.getvalue():
             assert time.monotonic() < deadline, shown.getvalue()

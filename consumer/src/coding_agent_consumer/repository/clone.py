@@ -20,42 +20,53 @@ from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsErr
 from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.platforms.text import one_line
 from coding_agent_core.reporting.comment import is_branch_name
-from coding_agent_forges.rest.signed_commits import SignedCommits
+from coding_agent_core.task.environment import ENVIRONMENT_FILE
 
 from coding_agent_consumer.repository.commits import (
     POINTER_LIMIT,
     ChangedFile,
     InvalidPatchError,
     is_pointer,
+    lost_files,
     parse_changes,
     require_bounded,
     why_refused,
 )
-from coding_agent_consumer.repository.forge_commits import ForgeCommits
+from coding_agent_consumer.repository.first_fetch import FETCH, first_fetch
 from coding_agent_consumer.repository.git import (
     Credentials,
     Git,
     GitFailedError,
     RepositoryUnusableError,
+    pack_files,
+    packed,
+    sha_256_ids,
 )
-from coding_agent_consumer.repository.mirror import FETCH, Mirror, fetch
+from coding_agent_consumer.workspace.framing import Seed
 
-Permit = Callable[[str], Awaitable[None]]
+PushCheck = Callable[[str], Awaitable[None]]
 """Returns if the branch of this name may be pushed to; raises if it may not, or if that is not known."""
 
 if TYPE_CHECKING:
+    from coding_agent_forges.rest.signed_commits import SignedCommits
+
+    from coding_agent_consumer.repository.forge_commits import ForgeCommits
+    from coding_agent_consumer.repository.mirror import Mirror
     from coding_agent_consumer.repository.ssh_signatures import SshSigner
 
 _logger = logging.getLogger("coding_agent.publisher")
 _GIT_MEMORY = 512 * 1024 * 1024
 """Bytes that git may need to apply a patch: the patch, and twice what it may unpack to."""
+_FOLDER = "040000"
+_SHA_1 = 40
+"""The digits of an id."""
 _PATHS_AT_ONCE = 200
 """The most paths in one git command."""
 
 
 @dataclass(frozen=True)
 class TreeEntry:
-    """A file or link in a commit, with its `mode` as git writes it and the `id` of its content."""
+    """An entry of a commit, with its `mode` as git writes it and the `id` of its content."""
 
     mode: str
     id: str
@@ -63,7 +74,7 @@ class TreeEntry:
 
     @property
     def is_file(self) -> bool:
-        """Whether the entry is neither a link nor a submodule."""
+        """Whether the entry is neither a link, a submodule nor a folder."""
         return self.mode in ("100644", "100755")
 
 
@@ -84,8 +95,8 @@ class BareClone:
         conflicts: the files that were in conflict when `merge` merged; empty without a merge.
 
     example:
-        repository = await BareClone.clone(source, folder, base="main", branch="agent/7", permit=permit)
-        await workspace.seed(await repository.bundle(), repository.branch)
+        repository = await BareClone.clone(source, folder, base="main", branch="agent/7", push_check=check)
+        await workspace.seed(repository.seed())
         await repository.commit((await workspace.diff()).data, "Fix the parser\\n", author)
         await repository.push()
     """
@@ -93,7 +104,7 @@ class BareClone:
     def __init__(
         self,
         git: Git,
-        permit: Permit,
+        push_check: PushCheck,
         base: str,
         branch: str,
         *,
@@ -101,9 +112,10 @@ class BareClone:
         exists: bool,
         resumed: bool,
         forge_commits: ForgeCommits | None,
+        packs: Sequence[Path],
     ) -> None:
         self._git = git
-        self._permit = permit
+        self._push_check = push_check
         self._forge_commits = forge_commits
         self.base = base
         self.branch = branch
@@ -116,6 +128,10 @@ class BareClone:
         self.conflicts: tuple[str, ...] = ()
         self._markers: tuple[str, ...] = ()
         self._merging: str | None = None
+        self._packs = tuple(packs)
+        """The packs with all that the start point needs."""
+        self._folders: tuple[str, ...] = ()
+        """The folders that the workspace has; empty: all."""
 
     @staticmethod
     async def clone(
@@ -124,7 +140,7 @@ class BareClone:
         *,
         base: str,
         branch: str,
-        permit: Permit,
+        push_check: PushCheck,
         mirror: Mirror | None = None,
         commits: SignedCommits | None = None,
     ) -> BareClone:
@@ -134,7 +150,7 @@ class BareClone:
             directory: a folder for the clone alone; the workspace must not see it.
             base: the branch that the work starts from.
             branch: the work branch, which may be the base itself.
-            permit: called before each push.
+            push_check: called before each push.
             mirror: the mirror of the repository, if there is a cache.
             commits: makes the commits on the forge, which signs them; `None`: they are pushed.
 
@@ -148,7 +164,6 @@ class BareClone:
             require_branch_name(name)
         await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True, exist_ok=True)
         git = Git(directory / "repository.git", credentials)
-        await git.local("init", "--quiet", "--bare")
         names = [f"refs/heads/{name}" for name in dict.fromkeys((base, branch))]
 
         tips = parse_tips(await git.remote(("ls-remote", "--heads"), *names))
@@ -159,8 +174,10 @@ class BareClone:
                     f"{(await credentials('')).url} has no commit yet. Push a first commit, then try again."
                 )
             raise ForgeNotFoundError(f"{(await credentials('')).url} has no branch {base}.")
-        wanted = [f"+{name}:refs/remotes/origin/{name[11:]}" for name in names if name in tips]
-        await fetch(git, wanted, mirror)
+        if len(tips[names[0]]) != _SHA_1:
+            # A clone takes the format of its origin, and packs with such ids are refused later.
+            raise sha_256_ids((await credentials("")).url)
+        await first_fetch(git, base, branch, tips, mirror)
         # The fetched commits count, not the listed ones: a branch may have moved in between.
         exists = f"refs/heads/{branch}" in tips
         start = base_commit = await _commit_of(git, f"refs/remotes/origin/{base}")
@@ -169,18 +186,21 @@ class BareClone:
         # An attempt that was killed between the branch and its first commit leaves a branch without work.
         resumed = exists and (branch == base or not await _contains(git, base_commit, start))
         await git.local("update-ref", f"refs/heads/{branch}", start)
-        if mirror is not None and base != branch:  # the branches of changes come and go
-            await mirror.update(git, base)
-        forge_commits = None if commits is None else ForgeCommits(git, commits, branch, exists, start)
+        forge_commits = None
+        if commits is not None:
+            from coding_agent_consumer.repository.forge_commits import ForgeCommits  # noqa: PLC0415 - rare
+
+            forge_commits = ForgeCommits(git, commits, branch, exists, start)
         return BareClone(
             git,
-            permit,
+            push_check,
             base_commit,
             branch,
             start_point=start,
             exists=exists,
             resumed=resumed,
             forge_commits=forge_commits,
+            packs=await asyncio.to_thread(pack_files, git),
         )
 
     async def fetch(self, credentials: Credentials, branch: str) -> str:
@@ -196,30 +216,49 @@ class BareClone:
         await git.remote(FETCH, f"+refs/heads/{branch}:{reference}")
         return await _commit_of(git, reference)
 
-    async def tree(self, commit: str) -> list[TreeEntry]:
-        """Return all entries of a commit except folders."""
-        return parse_tree(await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit))
+    async def root(self, commit: str) -> list[TreeEntry]:
+        """Return the entries of a commit's root, folders included."""
+        return parse_tree(await self._git.local("ls-tree", "-z", "--full-tree", commit))
+
+    async def missing_folders(self, commit: str, folders: Sequence[str]) -> list[str]:
+        """Return those of these paths that are not folders of a commit."""
+        if not folders:
+            return []
+        listing = await self._git.local(
+            *("ls-tree", "-d", "-z", "--full-tree", commit, "--", *folders),
+            env={"GIT_LITERAL_PATHSPECS": "1"},
+        )
+        there = {entry.path for entry in parse_tree(listing) if entry.mode == _FOLDER}
+        return [folder for folder in folders if folder not in there]
+
+    async def named(self, commit: str, *names: str) -> list[TreeEntry]:
+        """Return the files and links of a commit with one of these names, in all of its folders."""
+        listing = await self._git.local("ls-tree", "-r", "-z", "--full-tree", commit)
+        # A repository can have a million files, and only a few of them become objects here.
+        ends = tuple(f"{before}{name}".encode() for name in names for before in "/\t")
+        return parse_tree(b"\0".join(line for line in listing.split(b"\0") if line.endswith(ends)))
 
     async def blob(self, id_: str, limit: int) -> bytes | None:
         """Return the content of a file; `None` if it is larger than `limit` bytes."""
         size = int(await self._git.local_id("cat-file", "-s", id_))
         return None if size > limit else await self._git.local("cat-file", "blob", id_)
 
-    async def bundle(self) -> Path:
-        """Write a bundle of the work branch at its start point, for `Workspace.seed`; return its path."""
-        path = self._git.directory.parent / "seed.bundle"
-        await self._git.local("update-ref", f"refs/heads/{self.branch}", self.start_point)
-        # A bundle has references and not commits, so the branch is at the start point while it is written.
-        await self._git.local("bundle", "create", "--quiet", str(path), f"refs/heads/{self.branch}")
-        await self._git.local("update-ref", f"refs/heads/{self.branch}", self.tip)
-        return path
+    def seed(self, folders: Sequence[str] = ()) -> Seed:
+        """Return what `Workspace.seed` needs to check out the start point.
 
-    async def bundle_of(self, commit: str, name: str, path: Path) -> None:
-        """Write a bundle in which a branch of this name is at the commit, for `Workspace.seed`."""
-        require_branch_name(name)
-        reference = f"refs/heads/{name}"
-        await self._git.local("update-ref", reference, commit)
-        await self._git.local("bundle", "create", "--quiet", str(path), reference)
+        It has the packs as they were fetched, so they may contain more than this commit: other commits of the
+        repository's own branches.
+
+        Args:
+            folders: the folders to check out; empty: all. Those of files in conflict are added.
+        """
+        conflicts = {path.rpartition("/")[0] for path in self.conflicts} - {""}
+        self._folders = tuple(dict.fromkeys((*folders, *sorted(conflicts)))) if folders else ()
+        return Seed(self.branch, self.start_point, self._packs, self._folders)
+
+    async def pack_of(self, commit: str, folder: Path) -> None:
+        """Write a pack of exactly a commit with its history into a folder."""
+        await packed(self._git, [commit], folder)
 
     async def contains(self, commit: str) -> bool:
         """Whether a commit is in the history of the work branch, its tip included."""
@@ -263,6 +302,9 @@ class BareClone:
         self._markers = (f"<<<<<<< {self.tip}", f">>>>>>> {other}")
         self._merging = other
         self.start_point = await self._commit_tree(tree, message, author, parents=(self.tip, other))
+        folder = self._git.directory / "objects" / "pack"
+        await packed(self._git, [self.start_point], folder, but=(self.tip, other))
+        self._packs = tuple(await asyncio.to_thread(pack_files, self._git))
         return self.conflicts
 
     async def commit(
@@ -293,6 +335,12 @@ class BareClone:
             reason = why_refused(one.path, one.mode)
             if reason:
                 raise InvalidPatchError(f"The change cannot be committed: {reason}.")
+        if lost := lost_files(changed, self._folders):
+            files = one_line(", ".join(lost), 500)
+            raise InvalidPatchError(
+                f"The change cannot be committed: it removes {files}, which `checkout` of "
+                f"`{ENVIRONMENT_FILE}` leaves out of the workspace."
+            )
         if stored := await self._not_uploaded(tree, changed):
             files = one_line(", ".join(stored), 500)
             raise InvalidPatchError(
@@ -427,15 +475,16 @@ class BareClone:
         With a lease, this can also be the commit of an earlier push that was cut off and succeeded late.
 
         Raises:
-            The errors of the permit and of `Git.remote`. After `RemoteMovedError`, nothing was overwritten.
+            The errors of the push check and of `Git.remote`. After `RemoteMovedError`, nothing was
+                overwritten.
         """
         reference = f"refs/heads/{self.branch}"
         if self._forge_commits is not None:
-            tip = await self._forge_commits.push(self.tip, lambda: self._permit(self.branch))
+            tip = await self._forge_commits.push(self.tip, lambda: self._push_check(self.branch))
             await self._git.local("update-ref", reference, tip, self.tip)
             self.tip = tip
         else:
-            await self._permit(self.branch)
+            await self._push_check(self.branch)
             await self._push_by_git(reference)
         self.pushed = self.tip
         if self.lease is not None:
@@ -514,7 +563,7 @@ async def _commit_of(git: Git, reference: str) -> str:
 
 
 def parse_tree(listing: bytes) -> list[TreeEntry]:
-    """Return the entries that `git ls-tree -r -z` listed."""
+    """Return the entries that `git ls-tree -z` listed."""
     entries: list[TreeEntry] = []
     for line in listing.decode("utf-8", "surrogateescape").split("\0"):
         head, tab, path = line.partition("\t")

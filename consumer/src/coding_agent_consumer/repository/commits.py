@@ -7,6 +7,7 @@ import logging
 import re
 import string
 import zlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from coding_agent_core.errors import CodingAgentError, ForgeRefusedError
@@ -28,6 +29,7 @@ _COPIED = re.compile(rb"^(?:copy|rename) (?:from|to) ", re.MULTILINE)
 _FILE = re.compile(rb"^diff --git ([^\n]*)\n", re.MULTILINE)
 _GITLINK = "160000"
 _SYMLINK = "120000"
+_REMOVED = "000000"
 SUBJECT_LIMIT = 72
 """The most characters of the first line: forges fold a longer one."""
 _MARKUP = re.compile(r"^(?:#{1,6}|[-*+]|\d+[.)]|>)\s+|\*\*|__")
@@ -36,7 +38,7 @@ _END_OF_SENTENCE = re.compile(r"(?<=\S[.!?])\s")
 
 
 class InvalidPatchError(CodingAgentError):
-    """The workspace's patch does not apply, or touches what it must not."""
+    """The agent's work cannot be committed; the message says why, for the model and for people."""
 
 
 def require_bounded(patch: bytes) -> None:
@@ -193,6 +195,26 @@ def parse_changes(raw: bytes) -> list[ChangedFile]:
         old_mode, mode, _, id_, _ = head.decode("ascii").removeprefix(":").split(" ")
         found.append(ChangedFile(path.decode("utf-8", "surrogateescape"), mode, old_mode, id_))
     return found
+
+
+def lost_files(changed: Sequence[ChangedFile], folders: Sequence[str]) -> list[str]:
+    """Return the removed files that the workspace never had, because only some folders were checked out.
+
+    Nobody has decided to remove such a file.
+
+    Args:
+        folders: the folders that were checked out, besides the files in the folders above them; empty: all.
+    """
+    above = {"", *(folder[:end] for folder in folders for end, sign in enumerate(folder) if sign == "/")}
+    inside = tuple(f"{folder}/" for folder in folders)
+    return [
+        one.path
+        for one in changed
+        if folders
+        and one.mode == _REMOVED
+        and not one.path.startswith(inside)
+        and one.path.rpartition("/")[0] not in above
+    ]
 
 
 def is_pointer(content: bytes | None) -> bool:

@@ -14,8 +14,8 @@ from coding_agent_core.errors import ForgeError, ForgeUnavailableError, Settings
 from coding_agent_forges.rest.signed_commits import FileChanges, SignedCommits
 
 from coding_agent_consumer.repository.commits import ChangedFile, InvalidPatchError, parse_changes
+from coding_agent_consumer.repository.first_fetch import FETCH
 from coding_agent_consumer.repository.git import Git, RemoteMovedError
-from coding_agent_consumer.repository.mirror import FETCH
 
 _logger = logging.getLogger("coding_agent.publisher")
 MAX_CONTENT = 10 * 1024 * 1024
@@ -94,7 +94,7 @@ class ForgeCommits:
                 f"{_SETTING}. Make the change smaller, or set `sign: key`."
             )
 
-    async def push(self, work: str, permit: Callable[[], Awaitable[None]]) -> str:
+    async def push(self, work: str, push_check: Callable[[], Awaitable[None]]) -> str:
         """Let the forge make one commit with all changes from `head` to `work`, and return that commit.
 
         It has the message of `work`. If an answer is lost, the branch shows whether the commit was made: the
@@ -110,16 +110,16 @@ class ForgeCommits:
 
         Args:
             work: a commit of the clone.
-            permit: called before the branch is changed.
+            push_check: called before the branch is changed.
 
         Raises:
             RemoteMovedError: somebody else has pushed to the branch; nothing was overwritten.
             ForgeError: the commit was not made, or this is not known. `push` can be called again.
-            Whatever `permit` raises.
+            Whatever `push_check` raises.
         """
         if self._sent and await self._made() and await self._tree(self.head) == await self._tree(work):
             return self.head
-        await permit()
+        await push_check()
         changes = await self._changes(work)
         message = await self.git.local("log", "-1", "--format=%B", work)
         if not self.exists:

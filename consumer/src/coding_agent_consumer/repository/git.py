@@ -81,6 +81,7 @@ _CONFIG = {
     "http.lowSpeedLimit": "1000",
     "http.lowSpeedTime": "60",
     "fetch.recurseSubmodules": "false",
+    "fetch.unpackLimit": "1",  # all that is fetched is a pack, which a workspace gets as it is
     "push.recurseSubmodules": "no",
     "submodule.recurse": "false",
     "gc.auto": "0",
@@ -291,9 +292,7 @@ def classify(output: str, url: str) -> ForgeError:
     if re.search(_MOVED, output, re.MULTILINE):
         return RemoteMovedError(f"The branch on {url} was changed by someone else in the meantime.")
     if re.search(r"mismatched algorithms|unknown object format|unsupported object format", output):
-        return RepositoryUnusableError(
-            f"{url} has commits with SHA-256 ids, and only repositories with SHA-1 ids are supported."
-        )
+        return sha_256_ids(url)
     found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", output)
     status = int(found[1] or found[2]) if found else None
     declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", output, re.MULTILINE)
@@ -318,6 +317,37 @@ def classify(output: str, url: str) -> ForgeError:
             f"There is no repository {url}, or these credentials cannot see it.", status=status or 404
         )
     return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(output)}", status=status)
+
+
+def pack_files(git: Git) -> list[Path]:
+    """Return the packs of a repository; none if there is no repository yet."""
+    return sorted((git.directory / "objects" / "pack").glob("pack-*.pack"))
+
+
+async def packed(git: Git, commits: Sequence[str], folder: Path, *, but: Sequence[str] = ()) -> Path:
+    """Write a pack with all objects of commits into a folder, and return its path; its index is beside it.
+
+    Args:
+        but: commits whose objects are left out.
+
+    Raises:
+        GitFailedError: git could not pack them.
+    """
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    revisions = "".join(f"{line}\n" for line in (*commits, *(f"^{commit}" for commit in but)))
+    # Existing deltas are kept: finding better ones would take longer than a fetch.
+    name = await git.local_id(
+        *("pack-objects", "--quiet", "--revs", "--window=0", "--delta-base-offset", str(folder / "pack")),
+        stdin=revisions.encode("ascii"),
+    )
+    return folder / f"pack-{name}.pack"
+
+
+def sha_256_ids(url: str) -> RepositoryUnusableError:
+    """Return the error that a repository with ids of another format than SHA-1 stands for."""
+    return RepositoryUnusableError(
+        f"{url} has commits with SHA-256 ids, and only repositories with SHA-1 ids are supported."
+    )
 
 
 def _ended(code: int, said: str, memory: int | None) -> str:

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import CodingAgentError, WithdrawnError
 from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.platforms.text import one_line
 from coding_agent_core.runtime.retry import Deadline, while_unavailable
@@ -39,7 +39,8 @@ class Publisher:
         asked_by: the co-author of each commit.
         signer: signs each commit; `None`: commits are not signed.
         quotes_summary: whether a commit's message has the summary and not only the item's title.
-        branch_moved: set once a checkpoint could not push because somebody else has pushed to the branch.
+        must_end: set once a checkpoint could not push because somebody else has pushed to the branch, or
+            because the run was withdrawn.
     """
 
     repository: BareClone
@@ -49,7 +50,7 @@ class Publisher:
     asked_by: CommitIdentity | None = None
     signer: SshSigner | None = None
     quotes_summary: bool = True
-    branch_moved: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    must_end: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     @property
@@ -132,8 +133,8 @@ class Publisher:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
                 await self.commit(workspace, finished=False)
                 await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
-        except RemoteMovedError:
-            self.branch_moved.set()
+        except (RemoteMovedError, WithdrawnError):
+            self.must_end.set()
         except (CodingAgentError, TimeoutError) as error:
             # A checkpoint only saves work in case the attempt is killed, so it must not fail the attempt.
             why = str(error) or f"it took more than {_CHECKPOINT_SECONDS:g} s"

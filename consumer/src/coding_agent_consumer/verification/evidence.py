@@ -1,9 +1,9 @@
 """The two programs of an evidence pod: `--mode clone` and `--mode verify` (docs/decisions/0030).
 
-`clone` has the forge's credential. It checks that the commit is on the branch, writes a bundle of exactly
+`clone` has the forge's credential. It checks that the commit is on the branch, writes a pack of exactly
 the commit to run the commands on, and ends before any command runs. `verify` has no secret. For each command
-it lets the workspace start over from the bundle and run the setup. It leaves the results as its termination
-message. The workspace's commands can write neither the bundle nor the message.
+it lets the workspace start over from the pack and run the setup. It leaves the results as its termination
+message. The workspace's commands can write neither the pack nor the message.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ from coding_agent_consumer.item.background import project_commit, read_environme
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.transcripts.transcript import Scrub, scrub_for, scrub_logs
 from coding_agent_consumer.verification.commands import run_commands
+from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace
 
 _logger = logging.getLogger("coding_agent.evidence")
 
 _TERMINATION_LOG = "/dev/termination-log"
-_BUNDLE, _CLONED = "verify.bundle", "clone.json"
+_PACKS, _CLONED = "verify", "clone.json"
 """The files that `clone` leaves for `verify` in their common folder, which the workspace does not have."""
 _BRANCH = "verify"
 
@@ -138,7 +139,7 @@ async def _cloned(settings: Settings, verify_input: VerifyInput, forge: Forge, f
         folder / "clone.git",
         base=branch if verify_input.item.kind is ItemKind.CHANGE else details.base_branch,
         branch=branch,
-        permit=_no_push,
+        push_check=_no_push,
     )
     if not repository.exists or not await repository.contains(verify_input.commit):
         return CloneResult(commit=verify_input.commit, problem="The branch no longer contains the commit.")
@@ -162,7 +163,7 @@ async def _cloned(settings: Settings, verify_input: VerifyInput, forge: Forge, f
                 commit=verify_input.commit, problem="The commit does not differ from the base branch."
             )
         commit = base
-    await repository.bundle_of(commit, _BRANCH, folder / _BUNDLE)
+    await repository.pack_of(commit, folder / _PACKS)
     return CloneResult(commit=commit, file=file.model_copy(update={"verify": commands}))
 
 
@@ -197,10 +198,11 @@ async def _result(
     commands = cloned.file.verify or ()
     turns = [commands] if settings.verify.shared else [(command,) for command in commands]
     results: tuple[VerifiedCommand, ...] = ()
+    seed = Seed(_BRANCH, cloned.commit, tuple((folder / _PACKS).glob("*.pack")), cloned.file.checkout)
     async with launch_workspace(settings.consumer.workspace) as workspace:
         for some in turns:
             file = cloned.file if any(command.setup for command in some) else RepositoryFile()
-            await _prepare(workspace, folder / _BUNDLE, file, deadline, scrub)
+            await _prepare(workspace, seed, file, deadline, scrub)
             results += await run_commands(workspace, some, deadline=deadline, scrub=scrub)
             if deadline.passed:
                 break
@@ -211,13 +213,13 @@ async def _result(
 
 
 async def _prepare(
-    workspace: Workspace, bundle: Path, file: RepositoryFile, deadline: Deadline, scrub: Scrub
+    workspace: Workspace, seed: Seed, file: RepositoryFile, deadline: Deadline, scrub: Scrub
 ) -> None:
     """Empty the workspace, check out the commit, and run the file's setup.
 
     The setup runs code of the commit, as the commands do, so no command gets what another one's setup made.
     """
-    await workspace.start_over(bundle, _BRANCH)
+    await workspace.start_over(seed)
     if file.setup:
         await set_up(workspace, file, deadline, scrub)
-        await workspace.restore(bundle, _BRANCH)
+        await workspace.restore(seed)

@@ -2,7 +2,7 @@
 
     4 bytes   length of the header, big-endian
     header    a JSON object; `body` in it is the number of bytes that follow
-    body      raw bytes: a bundle, a patch, a file's text, a command
+    body      raw bytes: packs, a patch, a file's text, a command
 
 One connection carries one request and its one answer. For a process that streams, it also carries `input` and
 `diff` from the client, and `kind: output` and `kind: diff` from the workspace, before the answer. Both sides
@@ -13,9 +13,11 @@ with the user's toolchain.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 GATE = "gate"
@@ -34,8 +36,8 @@ MAX_FILE = 32 * 1024 * 1024
 """The largest file that a patch may create or change: 1 MB of a patch can unpack to gigabytes of zeros."""
 MAX_UNPACKED = 128 * 1024 * 1024
 """The most bytes of a patch's binary files together, before and after it: git has all in memory."""
-MAX_BUNDLE = 4 * 1024 * 1024 * 1024
-"""The largest bundle, in bytes."""
+MAX_SEED = 4 * 1024 * 1024 * 1024
+"""The most bytes of a seed's packs and their indexes."""
 MAX_STREAM = 64 * 1024 * 1024
 """The most bytes of output of a process that streams."""
 MAX_PROCESS_SECONDS = 7 * 86400.0
@@ -46,7 +48,7 @@ CHUNK = 64 * 1024
 PREFIX = struct.Struct(">I")
 
 BODY_LIMITS: Mapping[str, int] = {
-    "seed": MAX_BUNDLE,
+    "seed": MAX_SEED,
     "diff": 0,
     "run": 1024 * 1024,
     "start": MAX_TEXT,
@@ -61,10 +63,57 @@ BODY_LIMITS: Mapping[str, int] = {
 """The operations, each with the most bytes of a request's body."""
 
 
+_PACK_FILE = re.compile(r"pack-[0-9a-f]{40}\.(?:pack|idx)")
 MAX_NAMES = 20
 """The most files that an answer names."""
 MAX_NAME = 200
 """The most characters of one name."""
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A commit from which a workspace is created, and packs with all that it needs.
+
+    Git on the agent's side has checked and indexed the packs. To index them again in the workspace would take
+    as long again, so their indexes are sent too.
+
+    Attributes:
+        branch: the name of the branch that is checked out, at the commit.
+        packs: files named `pack-ID.pack`, each beside its index, `pack-ID.idx`.
+        folders: the folders to check out, besides the files at the root; empty: all.
+    """
+
+    branch: str
+    commit: str
+    packs: tuple[Path, ...]
+    folders: tuple[str, ...] = ()
+
+    def files(self) -> list[tuple[Path, int]]:
+        """Return the files to send, in their order, with their sizes.
+
+        Raises:
+            OSError: there is no such file.
+        """
+        paths = [path for pack in self.packs for path in (pack, pack.with_suffix(".idx"))]
+        return [(path, path.stat().st_size) for path in paths]
+
+
+def pack_files(header: Mapping[str, Any], length: int) -> list[tuple[str, int]]:
+    """Return the names and sizes of the files that a seed's body consists of.
+
+    Raises:
+        RequestError: the header does not name the files of packs, or not exactly those in the body.
+    """
+    listed = header.get("files")
+    files: list[tuple[str, int]] = []
+    for entry in listed if isinstance(listed, list) else []:
+        name, size = entry if isinstance(entry, list) and len(entry) == 2 else ("", 0)
+        if not isinstance(name, str) or not _PACK_FILE.fullmatch(name) or type(size) is not int or size < 0:
+            raise RequestError("The seed names a file that is not a pack's.")
+        files.append((name, size))
+    if not files or sum(size for _, size in files) != length:
+        raise RequestError("The seed does not consist of the packs that it names.")
+    return files
 
 
 @dataclass(frozen=True)

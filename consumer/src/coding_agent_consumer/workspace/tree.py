@@ -1,4 +1,4 @@
-"""The repository in the workspace: seeded from a bundle, compared with it, listed and searched.
+"""The repository in the workspace: seeded from packs, compared with it, listed and searched.
 
 Git has no more rights here than the commands, so commands gain nothing by files that they plant in the tree.
 A repository next to the tree holds the seeded commit. The tree's own `.git` is for the commands; they can
@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -49,6 +50,8 @@ _MAX_LINE = 300
 _MAX_LISTING = 8 * 1024 * 1024
 _SEED = "refs/workspace/seed"
 _GITLINK = "160000"
+_NOTHING = "000000"
+"""The mode of a file that is not there."""
 _GENERATED_FILES = (
     *("__pycache__/", "*.py[co]", ".pytest_cache/", ".mypy_cache/", ".ruff_cache/", ".hypothesis/"),
     *(".tox/", ".nox/", ".venv/", "*.egg-info/", "node_modules/", ".gradle/", ".DS_Store"),
@@ -100,22 +103,30 @@ class Tree:
             "LC_ALL": "C.UTF-8",
         }
 
-    def seed(self, bundle: Path, branch: str) -> None:
-        """Fetch a bundle's branch and check it out.
+    def seed(self, packs: Path, branch: str, commit: str, only: Sequence[str] = ()) -> None:
+        """Create the repository from packs with their indexes, and check out a commit as a branch.
+
+        Args:
+            packs: the folder of the packs, which are moved out of it.
+            only: the folders to check out, besides the files at the root; empty: all.
 
         Raises:
-            RequestError: the workspace is seeded already, or the bundle is not valid.
+            RequestError: the workspace is seeded already, or the packs do not have all of the commit.
         """
         folders = self._folders
         if folders.git.exists():
             raise RequestError("The workspace has been seeded already.")
         try:
             self._git("init", "--quiet", "--bare", str(folders.git), bare=False)
+            for file in sorted(packs.iterdir()):
+                file.rename(folders.git / "objects" / "pack" / file.name)
             reference = f"refs/heads/{branch}"
-            self._git("fetch", "--quiet", "--no-tags", str(bundle), f"+{reference}:{reference}")
-            self._config = (folders.git / "config").read_bytes()
-            self._git("update-ref", _SEED, reference)
+            for name in (reference, _SEED):
+                self._git("update-ref", name, commit)
             self._git("symbolic-ref", "HEAD", reference)
+            if only:
+                _check_out_only(folders.git, only)
+            self._config = (folders.git / "config").read_bytes()
             self._git("reset", "--quiet", "--hard", _SEED)
             copy = folders.root / "copy"
             # The commands get their own repository; objects are shared by hard links.
@@ -127,21 +138,24 @@ class Tree:
             # The commands' clone must not show where our repository is.
             self._git(*own, "remote", "remove", "origin", bare=False)
             _write_exclude(folders.tree / ".git")
-            self._git(*own, "reset", "--quiet", bare=False)
+            if only:
+                _check_out_only(folders.tree / ".git", only)
+            # It describes the same files. Git would read all of them to make another one.
+            shutil.copyfile(folders.git / "index", folders.tree / ".git" / "index")
             # This file comes last: a seed that was cut off is not taken for a whole one.
             replace_file(folders.seeded, self._config)
         except RequestError:
             remove(folders.git)
             raise
 
-    def restore(self, bundle: Path, branch: str) -> None:
-        """Check out a bundle's branch anew, and keep only files that it does not track.
+    def restore(self, packs: Path, branch: str, commit: str, only: Sequence[str] = ()) -> None:
+        """Check out a commit anew, as `seed` does, and keep only files that it does not track.
 
         Commands can have changed everything, the repositories and their indexes too. So none of it is used:
         the tree is a new checkout, and what only the old one has is moved into it.
 
         Raises:
-            RequestError: the bundle is not valid.
+            RequestError: the packs do not have all of the commit.
             OSError: a folder that commands made cannot be moved.
         """
         folders = self._folders
@@ -150,7 +164,7 @@ class Tree:
             remove(path)
         os.rename(folders.tree, before)
         folders.make()
-        self.seed(bundle, branch)
+        self.seed(packs, branch, commit, only)
         move_untracked(before, folders.tree)
         remove(before)
 
@@ -175,34 +189,73 @@ class Tree:
         if special is not None:
             path = cut_end(os.path.relpath(special, folder), 200)
             raise RequestError(f"{path} is not a regular file, and git would wait for it: remove it.")
-        new = self._large_files(folder, "--others", "--exclude-standard")
-        changed = self._large_files(folder, "--modified")
+        tracked, others = self._changed_files(folder)
+        changed, new = _large(folder, tracked), _large(folder, others)
+        small = [name for name in (*tracked, *others) if name not in changed and name not in new]
+        if not small:
+            return {**new, **changed}
         kept = [os.fsdecode(name) for name in changed]
-        # A name may have a line break, so it cannot stand in a file of patterns to ignore.
-        added = b"\0".join((b".", *(b":(exclude,literal)" + name for name in new)))
         try:
             # git leaves such files alone, so a large one is not read.
             self._update_index("--skip-worktree", kept)
-            with tempfile.NamedTemporaryFile(dir=self._folders.tmp) as paths:
-                paths.write(added)
-                paths.flush()
-                which = (f"--pathspec-from-file={paths.name}", "--pathspec-file-nul")
-                # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
-                self._git(
-                    *("add", "--all", "--ignore-errors", *which),
-                    folder=folder,
-                    tolerate=(1,),
-                    env={"GIT_LITERAL_PATHSPECS": "0"},
-                )
+            if not self._added(folder, small):
+                # A name may have a line break, so it cannot stand in a file of patterns to ignore.
+                self._add(folder, [b".", *(b":(exclude,literal)" + name for name in new)], literal=False)
         finally:
             self._update_index("--no-skip-worktree", kept)
         return {**new, **changed}
 
+    def _changed_files(self, folder: Path) -> tuple[list[bytes], list[bytes]]:
+        """Return the tracked files that differ from the index, and the untracked ones, in one pass."""
+        listing = self._git(
+            *("status", "--porcelain=v1", "-z", "--no-renames", "--untracked-files=all"),
+            "--ignore-submodules=all",
+            folder=folder,
+            limit=MAX_PATCH,
+            too_much=_TOO_MUCH,
+        )
+        tracked, others = list[bytes](), list[bytes]()
+        for line in listing.split(b"\0"):
+            status, name = line[:2], line[3:]
+            if status == b"??":
+                # The name of a repository in the tree ends with a slash; it is left out.
+                others += [] if name.endswith(b"/") else [name]
+            elif status[1:].strip():
+                tracked.append(name)
+        return tracked, others
+
+    def _added(self, folder: Path, names: Sequence[bytes]) -> bool:
+        """Put these files into the index, and return whether that was possible.
+
+        It is not for many names, because git compares each file of the tree with each of them. It may not be
+        if a process is running and removes one of the files.
+        """
+        if len(names) > _PATHS_AT_ONCE:
+            return False
+        try:
+            self._add(folder, names, literal=True)
+        except RequestError:
+            return False
+        return True
+
+    def _add(self, folder: Path, paths: Sequence[bytes], *, literal: bool) -> None:
+        with tempfile.NamedTemporaryFile(dir=self._folders.tmp) as file:
+            file.write(b"\0".join(paths))
+            file.flush()
+            which = (f"--pathspec-from-file={file.name}", "--pathspec-file-nul")
+            # An unreadable file (mode 000) stays as it was seeded; the other changes are kept.
+            self._git(
+                *("add", "--all", "--ignore-errors", *which),
+                folder=folder,
+                tolerate=(1,),
+                env={"GIT_LITERAL_PATHSPECS": str(int(literal))},
+            )
+
     def _patch_of_index(self, left_out: Mapping[bytes, int]) -> Patch:
         """Return the changes in the index, without files that are too large before or after their change."""
-        self._drop_new_gitlinks()
-        names = self._git("diff", "--cached", "--name-only", "-z", "--no-renames", _SEED, limit=MAX_PATCH)
-        changed = [os.fsdecode(name) for name in names.split(b"\0") if name]
+        changed = self._changed_in_index()
+        if not changed:
+            return Patch(b"", _with_sizes(left_out))
         index = self._git("write-tree").decode("ascii").strip()
         large, totals, seeded = dict(left_out), dict[str, int](), dict[str, _Blob]()
         for start in range(0, len(changed), _PATHS_AT_ONCE):
@@ -270,15 +323,6 @@ class Tree:
         for start in range(0, len(arguments), _PATHS_AT_ONCE):
             some = arguments[start : start + _PATHS_AT_ONCE]
             self._git("update-index", option, *filter(None, [separator]), *some)
-
-    def _large_files(self, folder: Path, *which: str) -> dict[bytes, int]:
-        """Return the sizes, by path, of files that are too large for a patch, without reading the files."""
-        listing = self._git("ls-files", *which, "-z", folder=folder, limit=MAX_PATCH, too_much=_TOO_MUCH)
-        sizes: dict[bytes, int] = {}
-        for name in filter(None, listing.split(b"\0")):
-            with contextlib.suppress(OSError):  # removed, or in a folder that cannot be read
-                sizes[name] = os.lstat(os.path.join(os.fsencode(folder), name)).st_size
-        return {name: size for name, size in sorted(sizes.items()) if size > MAX_FILE}
 
     def _elsewhere(self) -> Patch | None:
         """Return the newest work that is not in the tree: in a worktree, on a branch or in a stash.
@@ -363,9 +407,11 @@ class Tree:
         self._require_seed()
         relative = self._relative(path)
         files = ("ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", relative)
-        found = self._git(*files, timeout=_SEARCH_TIMEOUT)
+        found = self._git(*files, limit=MAX_PATCH, timeout=_SEARCH_TIMEOUT)
         names = sorted({name for name in found.decode("utf-8", "replace").split("\0") if name})
-        names = [name for name in names if os.path.lexists(self._folders.tree / name)]
+        tree = str(self._folders.tree)
+        there = (name for name in names if os.path.lexists(os.path.join(tree, name)))
+        names = list(itertools.islice(there, _MAX_FILES + 1))
         if not names:
             return "(no files)"
         return _bounded(names, _MAX_FILES, "files", limit)
@@ -414,15 +460,25 @@ class Tree:
                 (self._folders.git / "info" / name).unlink(missing_ok=True)
             _write_exclude(self._folders.git)
 
-    def _drop_new_gitlinks(self) -> None:
-        """Drop repositories that were cloned into the tree; keep submodules at their seeded commits."""
-        index = _gitlinks(self._git("ls-files", "--stage", "-z"), 1)
-        seeded = _gitlinks(self._git("ls-tree", "-r", "-z", _SEED), 2)
-        for path, commit in index.items():
-            if path not in seeded:
+    def _changed_in_index(self) -> list[str]:
+        """Return the paths that the index has changed.
+
+        Drop repositories that were cloned into the tree, and keep submodules at their seeded commits.
+        """
+        options = ("--raw", "-z", "--no-renames", "--no-abbrev", "--ignore-submodules=none")
+        fields = self._git("diff", "--cached", *options, _SEED, limit=MAX_PATCH).split(b"\0")
+        changed = list[str]()
+        for head, name in zip(fields[::2], fields[1::2], strict=False):
+            before, after, commit = head.decode("ascii", "replace").lstrip(":").split(" ")[:3]
+            path = os.fsdecode(name)
+            if after == _GITLINK and before == _GITLINK:
+                self._git("update-index", "--cacheinfo", f"{_GITLINK},{commit},{path}")
+                continue
+            if after == _GITLINK:
                 self._git("update-index", "--force-remove", "--", path)
-            elif seeded[path] != commit:
-                self._git("update-index", "--cacheinfo", f"{_GITLINK},{seeded[path]},{path}")
+            if after != _GITLINK or before != _NOTHING:
+                changed.append(path)
+        return changed
 
     def _git(
         self,
@@ -506,15 +562,13 @@ def _seeded_config(folders: WorkspaceFolders) -> bytes:
     return b""
 
 
-def _gitlinks(listing: bytes, commit_field: int) -> dict[str, str]:
-    """Return gitlinks' commits by path, from `ls-files --stage -z` (field 1) or `ls-tree -z` (field 2)."""
-    commits = {}
-    for entry in listing.split(b"\0"):
-        head, _, path = entry.partition(b"\t")
-        fields = head.decode("ascii", "replace").split()
-        if fields and fields[0] == _GITLINK:
-            commits[os.fsdecode(path)] = fields[commit_field]
-    return commits
+def _large(folder: Path, names: Sequence[bytes]) -> dict[bytes, int]:
+    """Return the sizes, by path, of files that are too large for a patch, without reading the files."""
+    sizes: dict[bytes, int] = {}
+    for name in names:
+        with contextlib.suppress(OSError):  # removed, or in a folder that cannot be read
+            sizes[name] = os.lstat(os.path.join(os.fsencode(folder), name)).st_size
+    return {name: size for name, size in sorted(sizes.items()) if size > MAX_FILE}
 
 
 def largest_beyond(sizes: Mapping[str, int], most: int) -> list[str]:
@@ -552,6 +606,28 @@ def _match_line(line: bytes) -> str:
     path, _, rest = line.decode("utf-8", "replace").partition("\0")
     number, _, text = rest.partition("\0")
     return f"{path}:{number}: {cut_end(text.rstrip(chr(13)), _MAX_LINE)}"
+
+
+def _check_out_only(repository: Path, folders: Sequence[str]) -> None:
+    """Make git check out only some folders, and the files in the folders above them (git-sparse-checkout(1)).
+
+    The setting also makes git count a file that commands create outside of these folders as a change.
+    """
+    above = {
+        "/".join(parts[:end])
+        for parts in (folder.split("/") for folder in folders)
+        for end in range(1, len(parts))
+    }
+    lines = ["/*", "!/*/"]
+    for folder in sorted(above | set(folders)):
+        escaped = re.sub(r"([*?\[\]\\])", r"\\\1", folder)
+        lines.append(f"/{escaped}/")
+        if folder not in folders:
+            lines.append(f"!/{escaped}/*/")
+    with (repository / "config").open("a", encoding="utf-8") as config:
+        config.write("[core]\n\tsparseCheckout = true\n\tsparseCheckoutCone = true\n")
+    (repository / "info").mkdir(exist_ok=True)
+    (repository / "info" / "sparse-checkout").write_text("\n".join((*lines, "")), encoding="utf-8")
 
 
 def _write_exclude(repository: Path) -> None:

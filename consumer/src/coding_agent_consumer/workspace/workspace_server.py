@@ -63,7 +63,11 @@ class ServerOptions:
 
 
 def listen(path: Path, *, group: bool = False) -> socket.socket:
-    """Return a listening socket for this user only, or also for its folder's group."""
+    """Return a listening socket for this user only, or also for the group that it shares with the agent.
+
+    That is the folder's group (`fsGroup`), which the socket inherits. gVisor makes the folder that containers
+    share anew, as root's, so there it is the process's only other group.
+    """
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -73,6 +77,9 @@ def listen(path: Path, *, group: bool = False) -> socket.socket:
         listener.bind(str(path))
     finally:
         os.umask(before)
+    others = [number for number in os.getgroups() if number != os.getgid()]
+    if group and path.stat().st_gid == os.getgid() and len(others) == 1:
+        os.chown(path, -1, others[0])
     listener.listen(8)
     return listener
 
@@ -218,22 +225,15 @@ class WorkspaceServer:
         folders.make()
 
     def _seed(self, header: dict[str, Any], length: int, connection: socket.socket) -> None:
-        branch = _string(header, "branch")
-        descriptor, name = tempfile.mkstemp(prefix="seed-", dir=self._folders.root)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                while length:
-                    data = connection.recv(min(length, framing.CHUNK))
-                    if not data:
-                        raise framing.WireError("the bundle was cut short")
-                    length -= len(data)
-                    file.write(data)
+        branch, commit = _string(header, "branch"), _string(header, "commit")
+        folders = [str(folder) for folder in header.get("folders") or ()]
+        with tempfile.TemporaryDirectory(prefix="seed-", dir=self._folders.root) as packs:
+            for name, size in framing.pack_files(header, length):
+                _receive_file(connection, Path(packs, name), size)
             if header.get("over") == "tracked":
-                self._tree.restore(Path(name), branch)
+                self._tree.restore(Path(packs), branch, commit, folders)
             else:
-                self._tree.seed(Path(name), branch)
-        finally:
-            os.unlink(name)
+                self._tree.seed(Path(packs), branch, commit, folders)
 
     def _run(
         self, header: dict[str, Any], body: bytes, connection: socket.socket
@@ -393,6 +393,21 @@ def _number(header: dict[str, Any], name: str) -> int:
     if type(value) is not int or value < 0:
         raise RequestError(f"{name} is not a number.")
     return value
+
+
+def _receive_file(connection: socket.socket, path: Path, length: int) -> None:
+    """Write exactly `length` bytes to a new file.
+
+    Raises:
+        framing.WireError: the client stopped sending.
+    """
+    with path.open("xb") as file:
+        while length:
+            data = connection.recv(min(length, 16 * framing.CHUNK))
+            if not data:
+                raise framing.WireError("the seed was cut short")
+            length -= len(data)
+            file.write(data)
 
 
 def _receive(connection: socket.socket, length: int) -> bytes:

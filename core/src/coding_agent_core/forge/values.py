@@ -12,6 +12,8 @@ from coding_agent_core.task.model import Item
 
 MARKER = "<!-- coding-agent:status "
 """The beginning of the hidden part of our comment on an item, which identifies the comment."""
+HIDDEN_LINE_BEGINS, _HIDDEN_LINE_ENDS = MARKER + "{", "} -->"
+"""What stands before and after the fields of the hidden line's JSON."""
 TIME_TOLERANCE = timedelta(seconds=5)
 """By how much a forge may give different times for the same act, e.g. in a webhook and in the item."""
 
@@ -129,18 +131,6 @@ def clock_was_set_back(history: Sequence[LabelEvent], event: LabelEvent) -> bool
         history: has the event; the newest is first, in the forge's own order.
     """
     return any(older.at > event.at for older in history[history.index(event) + 1 :])
-
-
-def clock_was_set_back_since(item: ItemState, known: datetime | None) -> bool:
-    """Whether the forge's clock was set back since something happened on an item, which has a later time.
-
-    The time of an item's newest change never goes back by itself.
-
-    Args:
-        item: as it was read after we knew that time.
-        known: the time of what happened.
-    """
-    return item.updated_at is not None and known is not None and item.updated_at + TIME_TOLERANCE < known
 
 
 class Revised(StrEnum):
@@ -359,3 +349,19 @@ def answered_by(updated_at: datetime | None, *, labeled: bool) -> datetime | Non
         labeled: whether the item showed the label.
     """
     return updated_at if updated_at is None or labeled else updated_at - timedelta(seconds=1)
+
+
+def hidden_line(body: str) -> slice | None:
+    """Return where the first hidden line is in a body, without its signature.
+
+    A regular expression would search for the end again from each marker, and a stranger can write thousands.
+    """
+    start = body.find(HIDDEN_LINE_BEGINS)
+    while start >= 0:
+        end_of_line = body.find("\n", start)
+        limit = len(body) if end_of_line < 0 else end_of_line
+        end = body.find(_HIDDEN_LINE_ENDS, start + len(HIDDEN_LINE_BEGINS), limit)
+        if end >= 0:
+            return slice(start, end + len(_HIDDEN_LINE_ENDS))
+        start = body.find(HIDDEN_LINE_BEGINS, limit)
+    return None

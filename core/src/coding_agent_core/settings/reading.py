@@ -23,7 +23,6 @@ from pydantic.fields import FieldInfo
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.text import problem_of
-from coding_agent_core.settings.moved import MOVED
 from coding_agent_core.settings.section import Section
 
 _logger = logging.getLogger("coding_agent.settings")
@@ -363,12 +362,20 @@ def _sentences(
 
 
 def _moved(key: str) -> str:
-    """Return what to write instead of a setting; empty if it never was one."""
-    instead = MOVED.get(key, "")
-    constant = instead.removeprefix("nothing: ")
-    if constant != instead:
-        return f"this setting was removed: {constant}"
-    return f"this setting moved; write instead: {instead}" if instead else ""
+    """Return what became of a setting, and what to write instead; empty if it never was one."""
+    from coding_agent_core.settings.moved import (  # noqa: PLC0415 - a long table, for an error alone
+        MOVED,
+        Moved,
+        Removed,
+    )
+
+    match MOVED.get(key):
+        case Removed(now):
+            return f"this setting was removed: {now}"
+        case Moved(instead):
+            return f"this setting moved; write instead: {instead}"
+        case None:
+            return ""
 
 
 def _suggestion(model: Any, path: KeyPath) -> str:

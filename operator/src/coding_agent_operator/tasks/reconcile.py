@@ -34,7 +34,13 @@ class Builder(Protocol):
     """Builds the Jobs that the reconciler creates."""
 
     async def build(self, task: AgentTask, number: int) -> Mapping[str, Any]:
-        """Return the manifest of attempt `number`."""
+        """Return the manifest of the Job of attempt `number`, which counts from 1.
+
+        What the Job needs first, such as the volume claim of its cache, is created.
+
+        Raises:
+            ApiError: something that the Job needs cannot be read or created; retry later.
+        """
 
     async def build_evidence(self, task: AgentTask, pod: EvidencePod) -> Mapping[str, Any]:
         """Return the manifest of an evidence pod's Job."""
@@ -230,7 +236,7 @@ class Reconciler:
             return job
         pods = await self._cluster.pods_of(job.name)
         if going:
-            pods = tuple([await self._with_mount_failures(pod) for pod in pods])
+            pods = tuple([await self._with_setup_failures(pod) for pod in pods])
             # A pod usually starts soon, so people are not shown at once what it waits for.
             told = not pods or any(
                 pod.waiting_detail or pod.waiting not in ("", NOT_READY_TO_START) for pod in pods
@@ -240,13 +246,13 @@ class Reconciler:
                 return job
         return replace(job, pods=self._pods.added_to(job, pods))
 
-    async def _with_mount_failures(self, pod: Pod) -> Pod:
+    async def _with_setup_failures(self, pod: Pod) -> Pod:
         if pod.waiting != NOT_READY_TO_START:
             return pod
         try:
-            failures = await self._cluster.mount_failures(pod.name)
+            failures = await self._cluster.setup_failures(pod.name)
         except ApiError as error:
-            # The Role of an older release lacks this right; then the message does not name the Secret.
+            # The Role of an older release lacks this right; then the message does not name the cause.
             _logger.warning("Events of pod %s cannot be read: %s", pod.name, error)
             return pod
         return replace(pod, missing=missing_secrets(failures), waiting_detail=(failures or [""])[-1])

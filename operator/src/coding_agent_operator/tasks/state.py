@@ -73,10 +73,11 @@ class TaskState:
 
     Attributes:
         attempts: the attempts to record; the oldest is first.
-        live: the task's own Jobs that have not ended.
+        live: the task's own Jobs that have not ended; the oldest is first.
         stop: the live Jobs to delete.
         next_number: the number of the next attempt's Job.
-        next_attempt_time: the earliest start of the next attempt, in BACKOFF and HELD.
+        next_attempt_time: the earliest start of the next attempt; in HELD, when the wait for the command
+            ends. `None` if nothing delays it.
         environment: the environment of the next attempt's pod.
         problem: what keeps the attempt's pod from starting or from ending, if its pods were read.
         started: whether the agent of the running attempt has started.
@@ -316,6 +317,8 @@ def _task_outcome(
     newest = attempts[-1]
     reason, message = newest.reason or "Failed", newest.message or "The attempt failed."
     # Only a new end decides: an older one was followed by another attempt already.
+    if last is not None and last.reason is Reason.WITHDRAWN:
+        return TaskOutcome(Phase.CANCELLED, "Cancelled", message)
     if last is not None and not last.retried:
         return TaskOutcome(Phase.FAILED, reason, message)
     allowance = used_up(attempts)
@@ -330,7 +333,8 @@ def _task_outcome(
     if restarts > MAX_RESTARTS:
         many = f"{message} It has changed {restarts} times during this task, so the operator gave up."
         return TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_CHANGED, many)
-    disrupted = sum(1 for attempt in attempts if not attempt.counted and attempt.reason not in AT_ONCE)
+    disruptions = [attempt for attempt in attempts if attempt.outcome is OutcomeType.DISRUPTED]
+    disrupted = sum(1 for attempt in disruptions if attempt.reason not in AT_ONCE)
     # Disruptions do not count against `maxAttempts`, but a pod that is always evicted must not run for
     # ever.
     if disrupted > policy.max_disruptions:

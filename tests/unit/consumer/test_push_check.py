@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from coding_agent_consumer.item.push_permit import (
+from coding_agent_consumer.item.push_check import (
+    BranchCheck,
     PushNotAllowedError,
-    PushPermit,
     SourceRepositoryGoneError,
     push_refusal,
 )
@@ -99,18 +99,18 @@ async def test_what_the_forge_answers(
     answer: BranchFacts | ForgeError, repository: str, raised: type[Exception] | None
 ) -> None:
     details = change(repository, "feature")
-    permit = PushPermit(cast(Forge, Answers(answer, details)), details, PREFIX, repository)
+    check = BranchCheck(cast(Forge, Answers(answer, details)), details, PREFIX, repository)
     if raised is None:
-        await permit("feature")
+        await check("feature")
         return
     with pytest.raises(raised):
-        await permit("feature")
+        await check("feature")
 
 
 async def test_a_fork_of_a_repository_that_was_renamed_meanwhile_is_pushed_to() -> None:
     details = change("m/R", "feature")
     renamed = replace(details, item=details.item.model_copy(update={"repository": "o/renamed"}))
     facts = BranchFacts("main", protected=False, fork_of=frozenset({"o/renamed"}))
-    await PushPermit(cast(Forge, Answers(facts, renamed)), details, PREFIX, "m/R")("feature")
+    await BranchCheck(cast(Forge, Answers(facts, renamed)), details, PREFIX, "m/R")("feature")
     with pytest.raises(PushNotAllowedError):
-        await PushPermit(cast(Forge, Answers(facts, details)), details, PREFIX, "m/R")("feature")
+        await BranchCheck(cast(Forge, Answers(facts, details)), details, PREFIX, "m/R")("feature")

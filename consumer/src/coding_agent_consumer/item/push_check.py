@@ -1,4 +1,4 @@
-"""Decides whether a task's work may be pushed to a branch; `PushPermit` reads the facts for the decision."""
+"""Decides whether a task's work may be pushed to a branch; `BranchCheck` reads the facts for the decision."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ class SourceRepositoryGoneError(CodingAgentError):
 
 class PushNotAllowedError(CodingAgentError):
     """The work must not be pushed to this branch; nothing was pushed."""
+
+
+class RoundEndedError(CodingAgentError):
+    """The round must not go on: its cause is gone, or somebody else has pushed. Nothing was pushed."""
 
 
 def push_refusal(
@@ -67,7 +71,7 @@ def push_refusal(
 
 
 @dataclass(frozen=True)
-class PushPermit:
+class BranchCheck:
     """Asks the forge whether a task's work may be pushed to a branch of one repository.
 
     Attributes:

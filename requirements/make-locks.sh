@@ -22,4 +22,5 @@ lock demo receiver/pyproject.toml consumer/pyproject.toml dev/testbed/pyproject.
 lock dev pyproject.toml dev/*/pyproject.toml --group dev
 lock release --group pyproject.toml:release
 lock fuzz --group pyproject.toml:fuzz
+lock local-model --no-deps --group pyproject.toml:local-model
 lock uv - <<< "uv==0.13.9"

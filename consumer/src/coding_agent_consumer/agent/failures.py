@@ -30,17 +30,11 @@ from pydantic_ai.exceptions import (
     UsageLimitExceeded,
     UserError,
 )
-from pydantic_ai.messages import (
-    ModelRequest,
-    ModelResponse,
-    RetryFeedbackPart,
-    ToolCallPart,
-    ToolReturnPart,
-)
+from pydantic_ai.messages import ModelRequest, ModelResponse, RetryFeedbackPart, ToolCallPart, ToolReturnPart
 
 from coding_agent_consumer.agent.model_spec import ModelSpec
 from coding_agent_consumer.agent.models import short_name, transient
-from coding_agent_consumer.gateway.wire_formats import UNREACHABLE
+from coding_agent_consumer.gateway.wire_formats import UNREACHABLE, says_too_long
 from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 
@@ -60,12 +54,6 @@ _NO_TOOLS = re.compile(
     re.IGNORECASE,
 )
 """Servers' refusals of tools: Ollama `… does not support tools`, vLLM `requires --enable-auto-tool-…`."""
-_TOO_LONG = re.compile(
-    r"context[ _-]?(?:length|window|size)|maximum context|too many tokens|prompt is too long"
-    r"|exceeds? the (?:available )?context|reduce the length",
-    re.IGNORECASE,
-)
-"""Texts of servers that send no error code if a request does not fit (llama.cpp, LM Studio, vLLM)."""
 _DETAIL_LENGTH = 300
 
 
@@ -87,7 +75,7 @@ class CallResult:
 
 @dataclass(frozen=True)
 class Round:
-    """One answer of the model with the results of its calls.
+    """An answer of the model, with the results of its calls.
 
     Attributes:
         usable: whether the answer had at least one well-formed call, or may end the work.
@@ -211,9 +199,7 @@ def too_long(error: BaseException) -> bool:
     if isinstance(error, ModelContextWindowExceededError):
         return True
     return (
-        isinstance(error, ModelHTTPError)
-        and 400 <= error.status_code < 500
-        and bool(_TOO_LONG.search(_text(error)))
+        isinstance(error, ModelHTTPError) and 400 <= error.status_code < 500 and says_too_long(_text(error))
     )
 
 

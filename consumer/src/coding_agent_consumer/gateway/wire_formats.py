@@ -13,8 +13,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from coding_agent_core.settings.llm import WireFormat
+
 UNREACHABLE = "The provider cannot be reached."
 """What a client is told with status 502 or 504, which are then the gateway's own and not the provider's."""
+
+_TOO_LONG = re.compile(
+    r"context[ _-]?(?:length|window|size)|maximum context|too many tokens|prompt is too long"
+    r"|exceeds? the (?:available )?context|reduce the length",
+    re.IGNORECASE,
+)
+"""Texts of servers that send no error code if a request does not fit (llama.cpp, LM Studio, vLLM)."""
 
 
 class RequestRefusedError(Exception):
@@ -23,17 +32,6 @@ class RequestRefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
-
-
-class WireFormat(StrEnum):
-    """The vendor's wire format in which a client and its provider communicate."""
-
-    ANTHROPIC = "anthropic"
-    """The API Messages."""
-    OPENAI = "openai"
-    """The APIs Responses and Chat Completions."""
-    GOOGLE = "google"
-    """Gemini's `generateContent` and `streamGenerateContent`."""
 
 
 class Operation(StrEnum):
@@ -153,3 +151,8 @@ def error_body(format: WireFormat | None, status: int, message: str) -> bytes:
 def positive(value: Any) -> int:
     """Return a whole number above 0, or 0 if the value is something else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def says_too_long(text: str) -> bool:
+    """Whether a provider or its client says in this text that a request does not fit the model's context."""
+    return bool(_TOO_LONG.search(text))

@@ -14,6 +14,8 @@ SAMPLES = ROOT / "dev" / "testbed" / "samples"
 REPOSITORY = "acme/pricing"
 ISSUES = (SAMPLES / "pricing.issue.md", SAMPLES / "price-steps.issue.md")
 """The issues 1 and 2. Alice opened both, and the first has the label `bug`."""
+LOCAL_ISSUE = SAMPLES / "hello.issue.md"
+"""Issue 1 with the small real model, which can do nothing that is harder."""
 LABEL = "coding agent"
 HOOK_SECRET = "sandbox-secret"
 

@@ -14,7 +14,7 @@ import yaml
 from coding_agent_core.platforms.registry import FACTS, Platform
 from rich.console import Console
 
-from coding_agent_demo.forges import HOOK_SECRET, ROOT, DemoForge
+from coding_agent_demo.forges import HOOK_SECRET, ISSUES, LOCAL_ISSUE, ROOT, DemoForge
 from coding_agent_demo.processes import LOGS, free_ports, process
 from coding_agent_demo.sandbox import running_sandbox
 
@@ -22,6 +22,7 @@ CHECKS = {"tests": "python3 -m unittest", "examples": "python3 -m doctest README
 """What CI runs on each new head of a change."""
 ROUNDS = {"enabled": True, "interval": 2, "review_quiet": 2, "checks_quiet": 1}
 """Settings of rounds. The times, in seconds, are shorter than their defaults, so that nobody has to wait."""
+_PRICES = {"smollm2": {"input": 0, "output": 0}}
 _PROVIDERS = {"claude-code": "anthropic", "gemini": "google"}
 """Whose format a CLI coding agent speaks, if not OpenAI's."""
 
@@ -46,12 +47,14 @@ class World:
 
     Attributes:
         folder: holds logs, transcripts and the configuration.
+        local_model: whether a small real model answers instead of the scripted one.
     """
 
     forge: DemoForge
     model_url: str
     receiver_url: str
     folder: Path
+    local_model: bool = False
 
     @property
     def logs(self) -> Path:
@@ -61,7 +64,13 @@ class World:
 
 @contextlib.contextmanager
 def running_world(
-    console: Console, platform: Platform, folder: Path, runner: Runner | None = None, *, rounds: bool = False
+    console: Console,
+    platform: Platform,
+    folder: Path,
+    runner: Runner | None = None,
+    *,
+    rounds: bool = False,
+    local_model: bool = False,
 ) -> Iterator[World]:
     """Start everything, and end it with the block.
 
@@ -71,6 +80,7 @@ def running_world(
         folder: for logs, repositories and the configuration; must exist.
         runner: works instead of the built-in agent.
         rounds: whether the repository has checks, and the agent works on its changes after it opened them.
+        local_model: whether a small real model answers, and issue 1 is a trivial one.
 
     Raises:
         DemoError: something does not come up.
@@ -81,14 +91,18 @@ def running_world(
     scripts = ROOT / "dev" / "testbed" / "scripts" / ("shell" if runner else "")
     python = [sys.executable, "-u"]
     with contextlib.ExitStack() as stack:
-        forge = stack.enter_context(_forge(console, platform, folder, hook, CHECKS if rounds else {}))
-        world = World(forge, f"http://127.0.0.1:{model_port}", receiver_url, folder)
+        issues = (LOCAL_ISSUE, ISSUES[1]) if local_model else ISSUES
+        forge = stack.enter_context(_forge(console, platform, folder, hook, CHECKS if rounds else {}, issues))
+        world = World(forge, f"http://127.0.0.1:{model_port}", receiver_url, folder, local_model)
         settings = _config(world, receiver_port, runner) | ({"rounds": ROUNDS} if rounds else {})
         config = folder / "config.yaml"
         config.write_text(yaml.safe_dump(settings), encoding="utf-8")
-        model = ["-m", "coding_agent_testbed.model", "--port", str(model_port), "--scripts", str(scripts)]
-        command = [*python, *model, "--api-key", "sandbox-key"]
-        stack.enter_context(process(folder, "model", command, f"{world.model_url}/_sandbox/usage"))
+        if local_model:
+            model, health = ["coding_agent_testbed.local_model"], "/health"
+        else:
+            model, health = ["coding_agent_testbed.model", "--scripts", str(scripts)], "/_sandbox/usage"
+        command = [*python, "-m", *model, "--port", str(model_port), "--api-key", "sandbox-key"]
+        stack.enter_context(process(folder, "model", command, world.model_url + health))
         command = [*python, str(ROOT / "main.py"), "--config", str(config), "--mode", "webhook"]
         path = f"{runner.folder}:" if runner else ""
         stack.enter_context(process(folder, "agent", command, f"{receiver_url}/readyz", path))
@@ -96,7 +110,12 @@ def running_world(
 
 
 def _forge(
-    console: Console, platform: Platform, folder: Path, hook: str, checks: Mapping[str, str]
+    console: Console,
+    platform: Platform,
+    folder: Path,
+    hook: str,
+    checks: Mapping[str, str],
+    issues: tuple[Path, Path],
 ) -> AbstractContextManager[DemoForge]:
     if platform is Platform.GITEA:
         # Imported here, because only this forge needs what the extra `gitea` names.
@@ -104,16 +123,18 @@ def _forge(
             console, folder, hook, checks
         )
         return gitea
-    return running_sandbox(platform, folder, hook, checks)
+    return running_sandbox(platform, folder, hook, checks, issues)
 
 
 def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]:
     provider = _PROVIDERS.get(runner.name, "openai") if runner else "openai"
-    service = {
+    service: dict[str, object] = {
         "base_url": world.model_url + ("/v1" if provider == "openai" else ""),
         "api_key": "sandbox-key",
         "model": "scripted",
     }
+    if world.local_model:
+        service |= {"model": "smollm2", "max_token": 100}
     workspace = {"readable": [str(runner.root)]} if runner else {}
     forge, name = world.forge, str(world.forge.platform)
     return {
@@ -124,7 +145,7 @@ def _config(world: World, port: int, runner: Runner | None) -> dict[str, object]
             name: {FACTS[forge.platform].webhook_setting: HOOK_SECRET},
             "commands": {"enabled": True},
         },
-        "llm": {"provider": provider, provider: service},
+        "llm": {"provider": provider, provider: service, "prices": _PRICES if world.local_model else {}},
         "context_storage": {"base_dir": "contexts"},
         "consumer": {
             "runner": runner.name if runner else "builtin",

@@ -45,32 +45,36 @@ if __name__ == "__main__":
         # Imports make objects that stay. Looking for garbage among them takes a third of their CPU time, and
         # an attempt's imports take longer than its own work. `_attempt` enables this again.
         gc.disable()
-        # httpx imports its command line where click and rich are installed, as they are for MCP servers. This
-        # takes 50 ms of CPU time, and nobody uses it here. An import of a module that is None fails.
+        # Google's client imports httpx, which imports its command line where click and rich are installed, as
+        # they are for MCP servers. This takes 50 ms of CPU time, and nobody uses it here. An import of a
+        # module that is None fails.
         sys.modules["httpx._main"] = None  # type: ignore[assignment]
 
 import argparse
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import CodingAgentError, SettingsError
 from coding_agent_core.platforms.registry import HOSTS
+from coding_agent_core.runtime.retry import first_of
 from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Backend, Settings
 
 if TYPE_CHECKING:
     from coding_agent_core.queues.interfaces import TaskSink, TaskSource
-    from coding_agent_core.queues.live_processes import Process
+    from coding_agent_operator.one_machine.program import OneMachine
     from prometheus_client import CollectorRegistry
 
-_MEMORY = (
-    "queue.backend is `memory`, and an in-memory queue exists in one process only: run `main.py` without "
-    "`--mode` (or `--mode webhook`), or set use_rabbitmq: true to run two processes."
+_SQLITE = (
+    "queue.backend is `sqlite`: there one process does everything. Run `main.py` without `--mode` (or "
+    "`--mode webhook`), or set use_rabbitmq: true to run two processes."
 )
 
 _CONSUMER = (
@@ -79,7 +83,6 @@ _CONSUMER = (
     "coding_agent_consumer.agent.loop",
 )
 _PROGRAMS = {
-    "webhook": ("coding_agent_receiver.server", "coding_agent_receiver.poller", *_CONSUMER),
     "consumer": _CONSUMER,
     "producer": ("coding_agent_receiver.poller",),
     "operator": ("coding_agent_operator.program",),
@@ -87,6 +90,12 @@ _PROGRAMS = {
     None: ("coding_agent_receiver.poller", *_CONSUMER),
 }
 """For each mode, the modules whose import takes seconds. Until then, SIGTERM ends the program at once."""
+_ONE_MACHINE = (
+    "coding_agent_consumer.modes",
+    "coding_agent_operator.one_machine.program",
+    "coding_agent_receiver.poller",
+    "coding_agent_receiver.server",
+)
 
 _CONSUMER_METRICS, _PRODUCER_METRICS = ("0.0.0.0", 8081), ("0.0.0.0", 8082)  # noqa: S104
 """Addresses of `/metrics`; Prometheus comes from outside of the container. A second process on the same
@@ -97,7 +106,10 @@ _logger = logging.getLogger("coding_agent.main")
 
 def main(argv: list[str] | None = None) -> int:
     """Run a mode and return the exit status: 0, 75 (try again later) or 78 (fix the configuration)."""
-    arguments = _parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    arguments = _parser(argv).parse_args(argv)
+    if "action" in arguments:
+        return _tasks(arguments)
     if arguments.mode == "attempt":
         return _attempt(arguments.config)
     if arguments.mode in ("clone", "verify"):
@@ -110,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         configure(settings.logging)
         findings.log()
         HOSTS.update({host: platform for platform, host in settings.hosts.items()})
-        if arguments.mode == "webhook" and settings.backend is not Backend.MEMORY:
+        if arguments.mode == "webhook" and settings.backend is not Backend.SQLITE:
             from coding_agent_receiver.server import run
 
             run(settings, connect_sink(settings))
@@ -125,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Label an issue, get a pull request.")
     parser.add_argument(
         "--config",
@@ -135,8 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--mode",
-        choices=[*filter(None, _PROGRAMS), "attempt", "clone", "verify", "check"],
-        help="webhook: receive webhooks; with the in-memory queue also run the tasks. "
+        choices=["webhook", *filter(None, _PROGRAMS), "attempt", "clone", "verify", "check"],
+        help="webhook: receive webhooks; on one machine also run the tasks. "
         "consumer: run queued tasks. producer: poll the forge once (for cron). "
         "operator: create Jobs for AgentTasks on Kubernetes. "
         "reporter: show AgentTasks on their items with labels and a comment. "
@@ -145,10 +157,34 @@ def _parser() -> argparse.ArgumentParser:
         "check: print all errors and warnings about the configuration, and start nothing. "
         "Without a mode: poll once, then run the tasks that were found.",
     )
+    # Its imports take time, and the images do not have them.
+    if {"tasks", "-h", "--help"} & set(argv) and find_spec("kubectl_agenttask"):
+        from kubectl_agenttask.task_file import add_commands
+
+        commands = parser.add_subparsers(dest="command", metavar="tasks")
+        add_commands(commands.add_parser("tasks", help="show and change the tasks of this machine"))
     parser.add_argument(
         "--loop", action="store_true", help="with --mode producer: poll every scheduling.interval seconds"
     )
     return parser
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    """Show or change tasks of this machine, also while another process works on them."""
+    from coding_agent_core.settings.load import load_settings
+    from coding_agent_core.task_file.tasks import file_of
+    from kubectl_agenttask.tables import console
+    from kubectl_agenttask.task_file import run
+
+    try:
+        run(file_of(load_settings(arguments.config)), arguments, console(sys.stdout))
+    except SettingsError as error:
+        print(f"Configuration error:\n{error}", file=sys.stderr)
+        return EX_CONFIG
+    except CodingAgentError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return EX_TEMPORARY
+    return 0
 
 
 def _check(config: Path | None) -> int:
@@ -184,12 +220,13 @@ def _missing(settings: Settings) -> Iterator[str]:
 
 
 def _check_webhooks(settings: Settings) -> None:
-    from coding_agent_core.queues.memory import MemoryQueue
+    from coding_agent_core.queues.rabbitmq import RabbitMQSink
     from coding_agent_receiver.server import create_app
     from prometheus_client import CollectorRegistry
 
     if settings.webhook.enabled:
-        create_app(settings, MemoryQueue(), registry=CollectorRegistry())
+        # It connects at its first call, and nothing is called here.
+        create_app(settings, RabbitMQSink(settings.rabbitmq), registry=CollectorRegistry())
 
 
 def _check_scope(settings: Settings) -> None:
@@ -234,14 +271,15 @@ def _evidence(mode: str, config: Path | None) -> int:
 
 
 async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
-    for module in _PROGRAMS[arguments.mode]:
+    one_machine = settings.backend is Backend.SQLITE and arguments.mode in ("webhook", None)
+    for module in _ONE_MACHINE if one_machine else _PROGRAMS[arguments.mode]:
         importlib.import_module(module)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     match arguments.mode:
-        case "webhook":
-            await _everything(settings, stop)
+        case "webhook" | None if settings.backend is Backend.SQLITE:
+            await _one_machine(arguments, settings, stop)
         case "consumer":
             await _consumer(settings, stop)
         case "producer":
@@ -260,37 +298,57 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> None:
             await _producer_then_consumer(settings, stop)
 
 
-async def _everything(settings: Settings, stop: asyncio.Event) -> None:
-    """Run receiver, poller and consumer in one process, which holds the in-memory queue."""
-    from coding_agent_consumer.queue.notices import handle_notices
-    from coding_agent_core.queues.memory import MemoryQueue
-    from coding_agent_core.reporting.command_execution import CommandMetrics
+async def _one_machine(arguments: argparse.Namespace, settings: Settings, stop: asyncio.Event) -> None:
+    """Run receiver or poll, operator and reporter in one process, over the file of the tasks."""
+    from coding_agent_consumer.modes import check_model
+    from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
+    from coding_agent_consumer.workspace.launch import harden_agent_process
+    from coding_agent_operator.one_machine.program import OneMachine
+
+    harden_agent_process()
+    scrub_logs(scrub_for(settings))
+    check_model(settings)
+    config = ["--config", str(arguments.config)] if arguments.config else []
+    attempt = [sys.executable, __file__, "--mode", "attempt", *config]
+    async with OneMachine.opened(settings, attempt) as machine, AsyncExitStack() as stack:
+        # The parts that can fail come first: Python warns of each coroutine that was made and never awaited.
+        if arguments.mode == "webhook":
+            parts = await _intake(settings, machine.sink, stop, stack)
+        else:
+            parts = [_poll_and_finish(settings, machine, stop)]
+        parts.append(machine.run(stop))
+        _logger.info("Ready for tasks of %s", ", ".join(machine.hosts))
+        await _together(parts, stop)
+
+
+async def _intake(
+    settings: Settings, sink: TaskSink, stop: asyncio.Event, stack: AsyncExitStack
+) -> list[Coroutine[Any, Any, None]]:
+    """Return the receiver, and the poller if the settings ask for one."""
+    from coding_agent_core.runtime.metrics import REGISTRY
     from coding_agent_forges.connect import connect_forge
     from coding_agent_receiver.poller import Poller, scope_problem
     from coding_agent_receiver.receiver_metrics import PollMetrics
     from coding_agent_receiver.server import create_app, serve
-    from prometheus_client import CollectorRegistry
 
-    queue = MemoryQueue(process=_process(settings))
-    registry = CollectorRegistry()
-    forge = connect_forge(settings, settings.task_source)
-    try:
-        app = create_app(settings, queue, registry=registry)
-        parts = [
-            serve(settings, queue, stop=stop, app=app),
-            _work(settings, queue, stop, registry),
-            handle_notices(settings, queue, stop, CommandMetrics(registry), sink=queue),
-        ]
-        problem = scope_problem(settings)
-        if not settings.scheduling.enabled:
-            _logger.info("Webhooks only: scheduling.enabled is false")
-        elif problem:
-            _logger.warning("Webhooks only, no polling: %s", problem)
-        else:
-            parts.append(Poller(settings, forge, queue, PollMetrics(registry)).forever(stop))
-        await _together(parts, stop)
-    finally:
-        await forge.aclose()
+    app = create_app(settings, sink, registry=REGISTRY)
+    parts = [serve(settings, sink, stop=stop, app=app)]
+    problem = scope_problem(settings)
+    if not settings.scheduling.enabled:
+        _logger.info("Webhooks only: scheduling.enabled is false")
+    elif problem:
+        _logger.warning("Webhooks only, no polling: %s", problem)
+    else:
+        forge = connect_forge(settings, settings.task_source)
+        stack.push_async_callback(forge.aclose)
+        parts.append(Poller(settings, forge, sink, PollMetrics(REGISTRY)).forever(stop))
+    return parts
+
+
+async def _poll_and_finish(settings: Settings, machine: OneMachine, stop: asyncio.Event) -> None:
+    """Poll once, and return when all tasks have ended."""
+    await _poll(settings, machine.sink, stop)
+    await first_of(machine.done(), stop.wait())
 
 
 def connect_sink(settings: Settings) -> TaskSink:
@@ -300,8 +358,8 @@ def connect_sink(settings: Settings) -> TaskSink:
         SettingsError: this program cannot use the backend.
     """
     match settings.backend:
-        case Backend.MEMORY:
-            raise SettingsError(_MEMORY)
+        case Backend.SQLITE:
+            raise SettingsError(_SQLITE)
         case Backend.RABBITMQ:
             from coding_agent_core.queues.rabbitmq import RabbitMQSink
 
@@ -317,8 +375,8 @@ def connect_sink(settings: Settings) -> TaskSink:
 def connect_source(settings: Settings) -> TaskSource:
     """Return the queue to take tasks from; connections and errors are as for `connect_sink`."""
     match settings.backend:
-        case Backend.MEMORY:
-            raise SettingsError(_MEMORY)
+        case Backend.SQLITE:
+            raise SettingsError(_SQLITE)
         case Backend.RABBITMQ:
             from coding_agent_core.queues.rabbitmq import RabbitMQSource
 
@@ -329,13 +387,6 @@ def connect_source(settings: Settings) -> TaskSource:
                 "consumer takes tasks. Run `main.py --mode webhook` or `--mode producer` here, and the "
                 "operator as well; or set queue.backend to `rabbitmq`."
             )
-
-
-def _process(settings: Settings) -> Process | None:
-    """Register this process among those that keep a queue in memory."""
-    from coding_agent_core.queues.live_processes import Process
-
-    return Process.start(settings.context_storage.base_dir / "processes")
 
 
 async def _together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
@@ -426,21 +477,9 @@ async def _poll(
 
 
 async def _producer_then_consumer(settings: Settings, stop: asyncio.Event) -> None:
-    """Poll once, then run tasks. With the in-memory queue, stop when all tasks that were found have ended."""
-    if settings.backend is not Backend.MEMORY:
-        await _producer(settings, stop, loop_forever=False)
-        await _consumer(settings, stop)
-        return
-    from coding_agent_consumer.queue.notices import handle_notices, look_once
-    from coding_agent_core.queues.memory import MemoryQueue
-    from prometheus_client import CollectorRegistry
-
-    queue = MemoryQueue(process=_process(settings))
-    await _poll(settings, queue, stop)
-    await look_once(settings, queue, queue, stop)
-    queue.drain()
-    notices = handle_notices(settings, queue, stop, sink=queue)
-    await _together([_work(settings, queue, stop, CollectorRegistry()), notices], stop)
+    """Poll once, then take tasks from the broker."""
+    await _producer(settings, stop, loop_forever=False)
+    await _consumer(settings, stop)
 
 
 if __name__ == "__main__":

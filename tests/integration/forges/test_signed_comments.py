@@ -6,35 +6,30 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_core.forge.hidden_line import HiddenLines
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.facts import ItemKind
-from coding_agent_core.queues.live_processes import Process
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting.comment import Report, State, comment, read_state
 from coding_agent_core.rounds.scan import ChangeScans
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, identity_hash
+from coding_agent_core.task.model import Item, Phase, identity_hash
 from coding_agent_core.task.round_record import RoundRecord
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.rest.forge import Forge
-from coding_agent_receiver.resume import resume_task
+from coding_agent_forges.rest.hidden_line import HiddenLines
 
 from tests.fixtures.forge import REPOSITORY
 from tests.integration.forges.conftest import World
 
 KEY, OLD = "k" * 32, "o" * 32
-ENDED = "0" * 32
 RENAMED = "acme/costs"
 AT = datetime(2026, 12, 1, tzinfo=UTC)
-STATE = State(uuid="u", phase=Phase.RUNNING, process=ENDED, user="bob", rounds=RoundRecord())
+STATE = State(uuid="u", phase=Phase.RUNNING, user="bob", rounds=RoundRecord())
 
 
 def body(item: Item, state: State) -> str:
@@ -110,29 +105,6 @@ async def test_a_state_that_a_person_wrote_counts_as_absent(
     assert await signing.write(item) == written
     assert signing.bodies(item) == [public], "our comment is overwritten, and there is no second one"
     assert await signing.state(item) == STATE
-
-
-async def test_the_process_of_a_forged_state_starts_nothing_for_another_person(
-    signing: Signing, tmp_path: Path
-) -> None:
-    item = signing.world.issue
-    trigger = Trigger(origin=Origin.POLL, received_at=datetime.now(UTC))
-    request = TaskRequest(item=item, user="alice", trigger=trigger)
-
-    async def resumed() -> list[str]:
-        queue, users = MemoryQueue(process=Process(tmp_path)), list[str]()
-        await resume_task(signing.forge, queue, request)
-        queue.drain()
-        async for claim in queue.claims(asyncio.Event()):
-            users.append(claim.task.request.user)
-            await claim.done()
-        return users
-
-    await signing.write(item)
-    assert await resumed() == ["bob"]
-    [public] = signing.bodies(item)
-    signing.edit(item, public.replace('"bob"', '"admin"'))
-    assert await resumed() == []
 
 
 async def test_a_line_that_was_copied_from_another_item_counts_as_absent(signing: Signing) -> None:

@@ -1,12 +1,13 @@
 """S5, B3: what the senders are answered."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
-from coding_agent_core.queues.memory import MemoryQueue
 
 from tests.fixtures.deliveries import RecordingSink, github_issue, settings
 from tests.fixtures.receiver import Receiver, receiving
+from tests.fixtures.task_file import file_sink
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -21,8 +22,8 @@ async def test_a_redelivery_is_answered_as_a_duplicate_with_the_same_task(
     assert len(sink.submitted) == 1
 
 
-async def test_many_deliveries_at_once_for_one_label_are_one_task() -> None:
-    async with receiving(settings(), MemoryQueue()) as receiver:
+async def test_many_deliveries_at_once_for_one_label_are_one_task(tmp_path: Path) -> None:
+    async with receiving(settings(), file_sink(tmp_path)) as receiver:
         answers = await asyncio.gather(
             *(receiver.github(github_issue(), delivery=f"d-{index}") for index in range(30))
         )

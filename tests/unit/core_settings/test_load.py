@@ -12,7 +12,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import SECRET_VARIABLES, VARIABLES, Backend, Settings
-from coding_agent_core.settings.moved import MOVED
+from coding_agent_core.settings.moved import MOVED, Removed
 from coding_agent_core.settings.operator import Operator
 from coding_agent_core.settings.section import Secrets
 from pydantic import BaseModel, ValidationError
@@ -122,7 +122,8 @@ def test_what_moved_is_no_setting_and_what_to_write_instead_is_one() -> None:
     known = set(settings_of(Settings))
     assert known.isdisjoint(MOVED)
     sections = "|".join(Settings.model_fields)
-    for old, instead in MOVED.items():
+    for old, change in MOVED.items():
+        instead = change.now if isinstance(change, Removed) else change.instead
         for name in re.findall(rf"`((?:{sections})\.[a-z_.]+)", instead):
             # Below `pod_template`, and in lists of objects, the keys are those of Kubernetes or of entries.
             assert name in known or re.search(r"pod_template\.|credentials", name), f"{old}: {name}"
@@ -169,7 +170,7 @@ def test_which_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("environment", "backend"),
     [
-        ({}, Backend.MEMORY),
+        ({}, Backend.SQLITE),
         ({"USE_RABBITMQ": "true"}, Backend.RABBITMQ),
         ({"QUEUE_BACKEND": "kubernetes", "USE_RABBITMQ": "true"}, Backend.KUBERNETES),
     ],
@@ -292,7 +293,7 @@ def test_github_signs_with_rounds_that_resolve_no_conflicts(tmp_path: Path) -> N
     [
         (f"budgets: {{task: {USD}, repository: {{tokens: 5}}}}", "budgets are given in USD and in tokens"),
         (f"budgets: {{repository: {USD}}}", "set `task` too"),
-        (f"budgets: {{task: {USD}, repository: {USD}}}", "queue.backend: kubernetes"),
+        (f"use_rabbitmq: true\nbudgets: {{task: {USD}, repository: {USD}}}", "queue.backend: kubernetes"),
         (
             f"queue: {{backend: kubernetes, engine: kueue}}\nbudgets: {{task: {USD}, namespace: {USD}}}",
             "queue.engine: native",
@@ -303,3 +304,8 @@ def test_github_signs_with_rounds_that_resolve_no_conflicts(tmp_path: Path) -> N
 def test_budgets_that_cannot_be_kept_are_refused(text: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=rf"config\.yaml.*{sentence}"):
         load_settings(write(tmp_path, text), {})
+
+
+def test_tasks_of_one_machine_share_budgets(tmp_path: Path) -> None:
+    settings = load_settings(write(tmp_path, f"budgets: {{task: {USD}, repository: {USD}}}"), {})
+    assert settings.backend is Backend.SQLITE

@@ -15,7 +15,6 @@ from coding_agent_core.errors import (
     SettingsError,
 )
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.settings.load import load_settings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Origin, Submission, TaskRequest
@@ -27,6 +26,7 @@ from coding_agent_receiver.receiver_metrics import PollMetrics
 from prometheus_client import CollectorRegistry
 
 from tests.fixtures.deliveries import NOW, RecordingSink, asked, issue
+from tests.fixtures.task_file import file_sink
 
 
 def labeled(number: int) -> TaskRequest:
@@ -91,8 +91,8 @@ def recovered(metrics: PollMetrics) -> float | None:
     )
 
 
-async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled() -> None:
-    queue, forge = MemoryQueue(), listed(1, 2)
+async def test_a_labeled_item_becomes_one_task_however_often_it_is_polled(tmp_path: Path) -> None:
+    queue, forge = file_sink(tmp_path), listed(1, 2)
     metrics = PollMetrics(CollectorRegistry())
     assert recovered(metrics) == 0, "shown from the start, or `increase()` would not see the first"
     first = await Poller(Settings(), forge, queue, metrics).once()
@@ -110,7 +110,7 @@ async def test_a_label_of_our_own_account_starts_nothing(
 ) -> None:
     forge = listed(1)
     forge.user = user
-    poller = Poller(Settings(), forge, MemoryQueue())
+    poller = Poller(Settings(), forge, RecordingSink())
     report = await poller.once()
     assert (report.found, len(report.created)) == (1, created)
     await poller.once()

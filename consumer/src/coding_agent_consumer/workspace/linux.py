@@ -94,7 +94,10 @@ def die_with_parent() -> None:
 
 
 def forbid_inspection() -> None:
-    """Forbid core dumps, and forbid the same user to use ptrace or read /proc/PID/{environ,mem,fd}."""
+    """Keep this process from dumping core, and others of its user from reading its memory and environment.
+
+    They cannot trace it either. Root can, and execve(2) ends this.
+    """
     _prctl(_PR_SET_DUMPABLE, 0)
 
 

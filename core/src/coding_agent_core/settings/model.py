@@ -21,7 +21,7 @@ from coding_agent_core.settings.forges import (
     Labels,
     forge_sections,
 )
-from coding_agent_core.settings.llm import LLM, GatewaySettings
+from coding_agent_core.settings.llm import LLM, GatewaySettings, WireFormat
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES, Logging
 from coding_agent_core.settings.receiver import Webhook
@@ -36,7 +36,7 @@ SHORTEST_COMMENT_KEY = 32
 class Backend(StrEnum):
     """The store in which tasks wait."""
 
-    MEMORY = "memory"
+    SQLITE = "sqlite"
     RABBITMQ = "rabbitmq"
     KUBERNETES = "kubernetes"
 
@@ -65,7 +65,8 @@ class Scheduling(Section):
     """Polling."""
 
     enabled: bool = True
-    """Whether `--mode webhook` with the in-memory queue also polls. `--mode producer` polls in any case."""
+    """Whether `--mode webhook` on one machine (`queue.backend: sqlite`) also polls. `--mode producer` polls
+    in any case."""
     interval: int = Field(default=300, gt=0)
     """Seconds between two polls."""
 
@@ -114,7 +115,8 @@ class Queue(Section):
     """The queue in which tasks wait."""
 
     backend: Backend | None = None
-    """Kind of the queue; `None`: `rabbitmq` if `use_rabbitmq` is true, otherwise `memory`."""
+    """Store of the tasks; `None`: `rabbitmq` if `use_rabbitmq` is true, otherwise `sqlite`, a file below
+    `context_storage.base_dir` with which one process does everything."""
     engine: Engine = Engine.NATIVE
     """Program that decides when an attempt starts, with `backend: kubernetes`."""
     kueue: Kueue = Kueue()
@@ -149,7 +151,7 @@ class Settings(ForgeSections):
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False
-    """Whether tasks wait in RabbitMQ and not in memory. `queue.backend` wins."""
+    """Whether tasks wait in RabbitMQ and not in a file. `queue.backend` wins."""
     rabbitmq: RabbitMQ = RabbitMQ()
     llm: LLM = LLM()
     system_prompt: str | None = None
@@ -187,10 +189,10 @@ class Settings(ForgeSections):
     def _budgets_are_kept(self) -> Settings:
         if not self.budgets.shared:
             return self
-        if self.backend is not Backend.KUBERNETES:
+        if self.backend not in (Backend.KUBERNETES, Backend.SQLITE):
             raise ValueError(
                 "budgets that tasks share (repository, namespace, repositories) need AgentTasks: set "
-                "`queue.backend: kubernetes`, or only `budgets.task`"
+                "`queue.backend: kubernetes` or `queue.backend: sqlite`, or only `budgets.task`"
             )
         if self.queue.engine is Engine.KUEUE:
             raise ValueError(
@@ -248,7 +250,7 @@ class Settings(ForgeSections):
         """The kind of queue that is used: `queue.backend` wins over `use_rabbitmq`."""
         if self.queue.backend is not None:
             return self.queue.backend
-        return Backend.RABBITMQ if self.use_rabbitmq else Backend.MEMORY
+        return Backend.RABBITMQ if self.use_rabbitmq else Backend.SQLITE
 
     @property
     def own_label_counts(self) -> bool:
@@ -280,12 +282,12 @@ class Settings(ForgeSections):
 
 
 RUNNER_FORMATS = {
-    RunnerName.CLAUDE_CODE: "anthropic",
-    RunnerName.CODEX: "openai",
-    RunnerName.GEMINI: "google",
-    RunnerName.OPENCODE: "openai",
+    RunnerName.CLAUDE_CODE: WireFormat.ANTHROPIC,
+    RunnerName.CODEX: WireFormat.OPENAI,
+    RunnerName.GEMINI: WireFormat.GOOGLE,
+    RunnerName.OPENCODE: WireFormat.OPENAI,
 }
-"""The wire format that each runner's program speaks, as the name of the vendor's section in `llm`."""
+"""The wire format of each runner's program. A format has the name of its vendor's section in `llm`."""
 
 VARIABLES: dict[str, tuple[str, ...]] = {
     "TASK_SOURCE": ("task_source",),

@@ -12,8 +12,8 @@ from datetime import datetime
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.runtime.retry import backoff
 
+from coding_agent_operator.cluster.attempts import Attempts
 from coding_agent_operator.cluster.observed import TASK_PODS, Job, Pod
-from coding_agent_operator.cluster.requests import Cluster
 
 _logger = logging.getLogger("operator.attempt_pods")
 
@@ -39,7 +39,7 @@ class AttemptPods:
         gone: called when a pod no longer runs.
     """
 
-    def __init__(self, cluster: Cluster, ended: Callable[[str], None], gone: Callable[[], None]) -> None:
+    def __init__(self, cluster: Attempts, ended: Callable[[str], None], gone: Callable[[], None]) -> None:
         self._cluster = cluster
         self._ended = ended
         self._gone = gone

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from coding_agent_testbed.bench import (
     attempt,
+    big_repository,
     ended_tasks,
     flood,
     gateway,
@@ -46,6 +47,7 @@ BENCHMARKS = {
     entry.BENCHMARK.name: entry.BENCHMARK
     for entry in (
         attempt,
+        big_repository,
         workspace,
         gateway,
         receiver,
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Workspaces and their users may pass through.
         Path(folder).chmod(0o711)
         try:
-            with World(Path(folder), quick=options.quick) as world:
+            with World(Path(folder), quick=options.quick, scale=options.scale) as world:
                 return asyncio.run(_run(world, chosen, options))
         except (BenchError, ClusterError, RuntimeError) as error:
             note(f"error: {error}")
@@ -102,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
         "names", nargs="*", metavar="NAME", help="which benchmarks (default: all but those that need a node)"
     )
     parser.add_argument("--quick", action="store_true", help="as little as shows that it works; no figures")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        default=1,
+        metavar="N",
+        help="times the size of big-repository",
+    )
     parser.add_argument("--publish", action="store_true", help="write docs/operations/performance.md too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser

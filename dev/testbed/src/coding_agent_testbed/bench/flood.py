@@ -31,7 +31,7 @@ async def run(world: World) -> Result:
     loads, cases = Loads(world.folder), []
     seconds = world.size(_SECONDS, 1)
     for name, (at_once, megabytes) in _FLOODS.items():
-        with receiver(world, Backend.MEMORY, name=f"flooded-{at_once}") as program:
+        with receiver(world, Backend.SQLITE, name=f"flooded-{at_once}") as program:
             await program.ready()
             numbers = itertools.count(1)
             authentic = [webhooks.labeled(next(numbers), program.port) for _ in range(_RATE * seconds)]

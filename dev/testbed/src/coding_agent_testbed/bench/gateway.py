@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import httpx2
-from coding_agent_consumer.gateway import Upstream, WireFormat
 from coding_agent_consumer.gateway.gateway_server import open_gateway
+from coding_agent_consumer.gateway.upstream import Upstream
+from coding_agent_core.settings.llm import WireFormat
 
 from coding_agent_testbed.bench.benchmark import Benchmark
 from coding_agent_testbed.bench.errors import BenchError

@@ -109,7 +109,7 @@ async def run(world: World) -> Result:
 
 
 def _subjects(account: Account, receivers: Mapping[Backend, Program]) -> list[_Subject]:
-    memory = receivers[Backend.MEMORY]
+    one_machine = receivers[Backend.SQLITE]
     return [
         _Subject("create directly", lambda number: creation(account, number), None, True, frozenset({201})),
         *(
@@ -119,13 +119,13 @@ def _subjects(account: Account, receivers: Mapping[Backend, Program]) -> list[_S
                 receivers[backend],
                 backend is Backend.KUBERNETES,
             )
-            for backend in (Backend.KUBERNETES, Backend.RABBITMQ, Backend.MEMORY)
+            for backend in (Backend.KUBERNETES, Backend.RABBITMQ, Backend.SQLITE)
         ),
         # 429 once the sender has failed too often.
         _Subject(
             "wrong signature",
-            lambda number: webhooks.labeled(number, memory.port, secret="wrong"),
-            memory,
+            lambda number: webhooks.labeled(number, one_machine.port, secret="wrong"),
+            one_machine,
             False,
             frozenset({401, 429}),
             steady=False,
@@ -157,8 +157,8 @@ def receiver(world: World, backend: Backend, name: str = "") -> Program:
             "github": {"secret": webhooks.SECRET},
         },
     }
-    if backend is Backend.MEMORY:
-        command = ["-m", "coding_agent_testbed.bench.memory_receiver", "{config}"]
+    if backend is Backend.SQLITE:
+        command = ["-m", "coding_agent_testbed.bench.file_receiver", "{config}"]
         return Program(name, command, folder=world.folder, port=port, settings=settings, environment={})
     environment: dict[str, str] = {}
     if backend is Backend.RABBITMQ:

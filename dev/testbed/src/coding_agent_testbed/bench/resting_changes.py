@@ -72,7 +72,7 @@ async def _measured(world: World, kind: _Kind, looks: int) -> Mapping[str, float
             await program.ready()
 
             async def looked() -> float:
-                found = await program.counters("coding_agent_reporter_looks_total")
+                found = await program.counters("coding_agent_reporter_scans_total")
                 return sum(value for labels, value in found.items() if 'result="done"' in labels)
 
             async def after(looks: float) -> float:

@@ -35,11 +35,13 @@ class World:
     Attributes:
         folder: for settings, logs and data; removed by whoever made it.
         quick: measure as little as shows that it works.
+        scale: how many times larger than usual the big repository is.
     """
 
-    def __init__(self, folder: Path, *, quick: bool) -> None:
+    def __init__(self, folder: Path, *, quick: bool, scale: int = 1) -> None:
         self.folder = folder
         self.quick = quick
+        self.scale = scale
         self._ends = ExitStack()
         self._plane: Plane | None = None
         self._broker: Broker | None = None

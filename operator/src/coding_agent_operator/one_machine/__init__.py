@@ -1,0 +1,1 @@
+"""Operator and reporter in one process: attempts are processes of the machine, and tasks are in a file."""

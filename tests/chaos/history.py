@@ -232,6 +232,7 @@ class Run:
         altered: when something of its spec was changed that may not change.
         duplicate_of: the name of the run that answers its request.
         identifier: as its comment names it.
+        rescans: when a request to read its item's labels again was stored on it.
     """
 
     item: ItemKey
@@ -255,6 +256,7 @@ class Run:
     altered: datetime | None = None
     duplicate_of: str = ""
     identifier: str = ""
+    rescans: tuple[datetime, ...] = ()
 
     @property
     def phase(self) -> str:

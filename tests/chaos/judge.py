@@ -346,6 +346,8 @@ def _budgets(history: History, promises: Promises) -> Iterator[Violation]:
 def _unstored(history: History, items: Iterable[Item], promises: Promises) -> Iterator[Violation]:
     """An application whose delivery was answered with 2xx is stored by then.
 
+    It is a run, or, if the item has a task, a request on that task to read the item.
+
     After a forge's clock was set back, its times do not tell a new application from an old one, so the
     delivery can be answered as a duplicate. If no run follows, the label is `lost` all the same.
     """
@@ -368,5 +370,8 @@ def _unstored(history: History, items: Iterable[Item], promises: Promises) -> It
             if run.created <= delivery.at
             and (run.ended is None or run.ended >= asked[-1].replace(microsecond=0))
         ]
-        if not stored:
-            yield Violation("unstored", delivery.item, delivery.at, "answered 2xx, and there was no task")
+        since = asked[-1].replace(microsecond=0)
+        is_to_be_read = any(since <= at <= delivery.at for run in item.runs for at in run.rescans)
+        if not stored and not is_to_be_read:
+            text = "answered 2xx, and there was neither a task nor a request to read the item"
+            yield Violation("unstored", delivery.item, delivery.at, text)

@@ -109,7 +109,7 @@ PLANTED = {
     ),
     "no fence": Planted(
         "consumer/src/coding_agent_consumer/queue/claim_checks.py",
-        "if not (claim.exclusive or claim.lost.is_set()):",
+        "if not claim.lost.is_set():",
         "if False:",
         "rabbitmq",
         frozenset({"resumed"}),
@@ -167,7 +167,7 @@ PLANTED = {
         _schedule([*_label(1, works=35), _act(10.0, "/cancel", 1)]),
     ),
     "comment twice": Planted(
-        "forges/src/coding_agent_forges/rest/forge.py",
+        "forges/src/coding_agent_forges/rest/comments.py",
         "repeat=Repeat.UNLESS_PROCESSED,",
         "repeat=Repeat.SAFE,",
         "rabbitmq",

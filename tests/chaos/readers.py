@@ -272,8 +272,19 @@ def _with_spec(run: Run, write: Write) -> Run:
             run = replace(run, suspended=(*run.suspended, (write.at, None)))
         elif was_suspended and not is_suspended:
             run = replace(run, suspended=(*run.suspended[:-1], (run.suspended[-1][0], write.began)))
+    if _asks_to_read(write):
+        run = replace(run, rescans=(*run.rescans, write.at))
     notes = (write.body.get("metadata") or {}).get("annotations") or {}
     return replace(run, duplicate_of=_label(notes, "duplicate-of") or run.duplicate_of)
+
+
+def _asks_to_read(write: Write) -> bool:
+    """Whether the write itself stores a request to read the labels of the task's item again."""
+    # A JSON patch is a list. The operator writes these, and a request is a merge patch.
+    if write.verb != "patch" or not isinstance(write.request, dict):
+        return False
+    notes = (write.request.get("metadata") or {}).get("annotations") or {}
+    return bool(json.loads(_label(notes, "rescan") or "{}").get("labels"))
 
 
 def _round_asked(trigger: Mapping[str, Any] | None) -> Round | None:

@@ -19,16 +19,20 @@ from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.gitea import Account, Api, GiteaServer, WebSession, make_sample, prepare
 from coding_agent_testbed.model.script import Script
 
+from tests.chart.discount import CODE, DOCSTRING, EXAMPLE, FIX, LINE, QUESTION, Step
 from tests.chart.release import Release
 from tests.fixtures.system import BOT, DONE, PROCESSING, SECRET
 from tests.fixtures.system_in_pods import host_address
-from tests.integration.main_job.scripts import finish, run, write
+from tests.integration.main_job.scripts import finish, run
 
-REPOSITORY = "acme/answers"
-FILE = "answer.txt"
-QUESTION = "Please say it louder."
+REPOSITORY = "acme/shop"
+"""The sandboxes have the same files in `acme/pricing`, and one model serves all forges."""
 _LONG, _ISSUE, _PULL = 1, 2, 3
-_SAID = "AssertionError: expected 'two'"
+_SAID = "Failed example: bulk_discount(10)"
+_BUG = (
+    "A customer bought 10 spoons and paid full price, but the price list says 5 % off from 10 pieces. "
+    "`tests/test_discount.py` has a test for this, and it is red."
+)
 _FLOW = {BOT, PROCESSING, DONE}
 _STOP_SECONDS = 30.0
 """Most seconds from removing a label until the attempt has stopped, beside the other stories on one node."""
@@ -37,17 +41,18 @@ _STOP_SECONDS = 30.0
 def scripts() -> list[Script]:
     """What the model does in the story: it works without an end on the first issue."""
 
-    def writes(text: str, summary: str) -> tuple[Any, ...]:
-        return write(FILE, f"{text}\n"), finish(summary)
+    def works(step: Step) -> tuple[Any, ...]:
+        return run(step.command), finish(step.summary)
 
     change = rf"{REPOSITORY}\W{_PULL}"
     return [
-        Script(match=f"{change}, review: round 1 of 5", turns=writes("TWO", "It is louder now.")),
+        Script(match=f"{change}, review: round 1 of 5", turns=works(DOCSTRING)),
         Script(
-            match=f"(?s){change}, checks: round 1 of 3.*{_SAID}", turns=writes("two", "The answer is two.")
+            match=f"(?s){change}, checks: round 1 of 3.*Failed example",
+            turns=works(EXAMPLE),
         ),
         Script(match=rf"{REPOSITORY}#{_LONG}\b", turns=(run("sleep 3600"), finish())),
-        Script(match=rf"{REPOSITORY}#{_ISSUE}\b", turns=writes("one", "The answer is one.")),
+        Script(match=rf"{REPOSITORY}#{_ISSUE}\b", turns=works(FIX)),
     ]
 
 
@@ -98,9 +103,9 @@ class GiteaStory:
     def _wait_and_stop(self) -> None:
         """The second of two issues waits, until a person removes the label from the first."""
         page = self.page
-        assert page.open_issue("Count to infinity", "", BOT) == _LONG
+        assert page.open_issue("Compare all prices with the supplier's list", "", BOT) == _LONG
         self._until("label to attempt", lambda: self._containers(_LONG))
-        assert page.open_issue("What is the answer?", "Write it into a file.") == _ISSUE
+        assert page.open_issue("Buying exactly 10 pieces gives no bulk discount", _BUG) == _ISSUE
         page.put_label(_ISSUE, BOT)
         self._until_shown("label to position in the queue", "issues", _ISSUE, r"number \d+ in the queue")
         self._picture("gitea-waiting", "issues", _ISSUE, 700)
@@ -122,12 +127,12 @@ class GiteaStory:
     def _review(self, first: str) -> dict[str, str]:
         """A round for the check and one for a review; the results that verified their commits have."""
         second = self._head_after(first, "failed check to commit")
-        assert self._text(second) == "two\n"
+        assert EXAMPLE.text in self._text(second, EXAMPLE.file)
         self._check(second, "success")
-        self.page.comment_line(_PULL, FILE, 1, QUESTION)
+        self.page.comment_line(_PULL, CODE, LINE, QUESTION)
         self.page.review(_PULL, "reject")
         third = self._head_after(second, "review to commit")
-        assert self._text(third) == "TWO\n"
+        assert DOCSTRING.text in self._text(third, DOCSTRING.file)
         self._check(third, "success")
         self._until_shown("commit to answer in the thread", "pulls", _PULL, third[:12])
         self._until_shown("answer to comment", "pulls", _PULL, "(?s)Coding agent: done.*review round 1 of 5")
@@ -178,7 +183,7 @@ class GiteaStory:
 
     def _check(self, head: str, result: str, said: str = "") -> None:
         """What a repository's CI does after a push."""
-        self.ci.set_status(REPOSITORY, head, result, "ci/test", said)
+        self.ci.set_status(REPOSITORY, head, result, "ci/examples", said)
 
     def _has_evidence(self, head: str, result: str) -> bool:
         """Whether the commit has this newest result of the commands that verify it."""
@@ -196,8 +201,8 @@ class GiteaStory:
         """The page of an issue or pull request."""
         return unescape(self.page.page(f"/{noun}/{number}"))
 
-    def _text(self, commit: str) -> str:
-        return self.ci.read_file(REPOSITORY, FILE, commit)
+    def _text(self, commit: str, file: str) -> str:
+        return self.ci.read_file(REPOSITORY, file, commit)
 
     def _get(self, *path: str | int) -> Any:
         return self.ci.call("GET", "/".join(map(str, ("", "repos", REPOSITORY, *path))))

@@ -20,32 +20,30 @@ from coding_agent_testbed.forge.model import Item, Kind
 from coding_agent_testbed.forge.server import ForgeServer
 from coding_agent_testbed.model.script import Script, Turn
 
+from tests.chart.discount import CODE, DOCSTRING, EXAMPLE, FIX, LINE, LOG, QUESTION, VERIFY_COMMANDS, Step
 from tests.fixtures.system import BOT, DONE
 
-FILE = "answer.txt"
-QUESTION = "Please say it louder."
 ROUNDS = {"enabled": True, "checks_quiet": 0, "review_quiet": 0}
-VERIFY = {"commands": [f"! grep one {FILE}"], "repairs": 0}
+VERIFY = {"commands": list(VERIFY_COMMANDS), "repairs": 0}
 """Evidence without any repair in the attempt, so that a commit whose command fails is pushed."""
-_LOG = b"FAILED test_answer - AssertionError: expected 'two'\n"
 _BRANCH, _US = "coding-agent/issue-1", "coding-agent-bot"
 _CAUSES = ("label", "checks", "review")
 
 
-def scripts(repository: str, writes: Callable[[str, str], tuple[Turn, ...]]) -> list[Script]:
+def scripts(repository: str, works: Callable[[Step], tuple[Turn, ...]]) -> list[Script]:
     """What the model does in the story of a repository.
 
     Args:
-        writes: the turns that write a text into `FILE` and end the work with a summary.
+        works: the turns that take a step and end the work with its summary.
     """
     return [
-        Script(match=rf"{repository}\W\d+, review: round 1 of 5", turns=writes("TWO", "It is louder now.")),
+        Script(match=rf"{repository}\W\d+, review: round 1 of 5", turns=works(DOCSTRING)),
         Script(
             # The round has read the log of the check.
-            match=rf"(?s){repository}\W\d+, checks: round 1 of 3.*AssertionError: expected",
-            turns=writes("two", "The answer is two."),
+            match=rf"(?s){repository}\W\d+, checks: round 1 of 3.*Failed example",
+            turns=works(EXAMPLE),
         ),
-        Script(match=rf"{repository}#1\b", turns=writes("one", "The answer is one.")),
+        Script(match=rf"{repository}#1\b", turns=works(FIX)),
     ]
 
 
@@ -73,14 +71,14 @@ class RoundStory:
         self._until("the issue's label", lambda: DONE in self.forge.labels(self.repository, 1))
         [change] = self._changes()
         second = self._head_after(first, "the round for the check")
-        assert self._text(second) == "two\n"
+        assert EXAMPLE.text in self._text(second, EXAMPLE.file)
         self._check(second, passes=True)
 
         thread = self.forge.start_thread(
-            self.repository, change.number, QUESTION, path=FILE, line=1, by="alice"
+            self.repository, change.number, QUESTION, path=CODE, line=LINE, by="alice"
         )
         third = self._head_after(second, "the round for the review")
-        assert self._text(third) == "TWO\n"
+        assert DOCSTRING.text in self._text(third, DOCSTRING.file)
         self._check(third, passes=True)
 
         def answered() -> list[str]:
@@ -123,8 +121,8 @@ class RoundStory:
 
     def _check(self, head: str, *, passes: bool) -> None:
         """What a repository's CI does after a push."""
-        result, log = ("success", b"") if passes else ("failure", _LOG)
-        self.forge.add_check(self.repository, head, "test", result, log=log)
+        result, log = ("success", b"") if passes else ("failure", LOG.encode())
+        self.forge.add_check(self.repository, head, "examples", result, log=log)
 
     def _has_evidence(self, head: str, result: str) -> bool:
         """Whether the commit has this newest result of our commands."""
@@ -164,8 +162,8 @@ class RoundStory:
             for task in mine
         ]
 
-    def _text(self, commit: str) -> str:
-        return self._git("show", f"{commit}:{FILE}", strip=False)
+    def _text(self, commit: str, file: str) -> str:
+        return self._git("show", f"{commit}:{file}", strip=False)
 
     def _git(self, *arguments: str, strip: bool = True) -> str:
         folder = self.forge.repository(self.repository).path

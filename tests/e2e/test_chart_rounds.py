@@ -19,14 +19,16 @@ from coding_agent_testbed.forge.server import ForgeServer
 from coding_agent_testbed.model.script import Call, Turn
 
 from tests.chart import gitea_story
+from tests.chart.discount import Step
 from tests.chart.edge import Edge, forwarder
 from tests.chart.gitea_story import GiteaStory
 from tests.chart.place import DENY_ALL, place
-from tests.chart.round_story import FILE, ROUNDS, VERIFY, RoundStory, scripts
+from tests.chart.round_story import ROUNDS, VERIFY, RoundStory, scripts
 from tests.fixtures.cluster import ClusterUnderTest
 from tests.fixtures.system import BOT_TOKEN, REPOSITORY, SECRET, sample_repository
 from tests.fixtures.system_in_pods import SMALL_CONTAINERS, host_address
-from tests.integration.main_job.scripts import finish, write
+from tests.integration.main_job.scripts import finish
+from tests.integration.main_job.scripts import run as run_command
 
 # Time for what may have to be built first.
 pytestmark = [pytest.mark.needs_node, pytest.mark.needs_root, pytest.mark.timeout(1500)]
@@ -35,14 +37,14 @@ RUNNER = "codex"
 BY_PROGRAM = f"acme/{RUNNER}"
 
 
-def with_tools(text: str, summary: str) -> tuple[Turn, ...]:
+def with_tools(step: Step) -> tuple[Turn, ...]:
     """What our own agent's model says."""
-    return write(FILE, f"{text}\n"), finish(summary)
+    return run_command(step.command), finish(step.summary)
 
 
-def with_shell(text: str, summary: str) -> tuple[Turn, ...]:
+def with_shell(step: Step) -> tuple[Turn, ...]:
     """What a program's model says."""
-    return Turn(calls=(Call(run=f"echo {text} > {FILE}"),)), Turn(text=summary)
+    return Turn(calls=(Call(run=step.command),)), Turn(text=step.summary)
 
 
 def test_a_failed_check_and_a_review_lead_to_a_merge(

@@ -9,7 +9,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from coding_agent_core.forge.hidden_line import CheckedBody, checked, signed
 from coding_agent_core.platforms.addresses import client_group
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import Links, Report, comment, read_state
@@ -21,21 +20,18 @@ from coding_agent_core.task.model import CommandName, Item, task_name
 from coding_agent_forges.gitea import webhook as gitea
 from coding_agent_forges.github import webhook as github
 from coding_agent_forges.gitlab import webhook as gitlab
+from coding_agent_forges.rest.hidden_line import CheckedBody, checked, signed
 from coding_agent_forges.webhooks.events import (
     Accepted,
     Commanded,
     Ignored,
-    Look,
     Meaning,
     PlatformWebhooks,
+    Rescan,
     Withdrawn,
 )
 from coding_agent_forges.webhooks.payload import FieldError
-from coding_agent_receiver.webhook_request import (
-    BodyError,
-    client_address,
-    decode_payload,
-)
+from coding_agent_receiver.webhook_request import BodyError, client_address, decode_payload
 
 from tests.fixtures.deliveries import NOW, SECRET, TOKEN, issue
 from tests.fuzz.bounds import at_most, header_of, refusals, stored, written
@@ -125,7 +121,7 @@ def _check_meaning(meaning: Meaning) -> bool:
             patch = store(stored({"source": {}}), command)
             assert isinstance(patch, Mapping)
             at_most(len(written(patch)), 2_000)
-        case Look(items, why):
+        case Rescan(items, why):
             for item in items:
                 _check_item(item)
             at_most(len(why), _REASON)

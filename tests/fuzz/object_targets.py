@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from coding_agent_consumer.item.background import read_file
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import Links, Report, State, comment, read_state
 from coding_agent_core.settings.model import Settings
@@ -28,7 +29,7 @@ from coding_agent_core.task.commands import (
     store,
     stored_commands,
 )
-from coding_agent_core.task.environment import MAX_FILE_BYTES, EnvironmentFileError, read_file
+from coding_agent_core.task.environment import MAX_FILE_BYTES, EnvironmentFileError
 from coding_agent_core.task.model import CommandName, Phase
 from coding_agent_operator.cluster.observed import Job, read_pod
 from coding_agent_operator.tasks.state import result_of, started_attempt, with_report

@@ -12,7 +12,6 @@ from coding_agent_consumer.repository.git import classify
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.replies import said_of, without_ids
 from coding_agent_consumer.transcripts.transcript import Scrub
-from coding_agent_core.forge.hidden_line import checked
 from coding_agent_core.platforms.markdown import inline, quotation, quoted_code
 from coding_agent_core.platforms.text import last_lines, one_line
 from coding_agent_core.reporting.comment import (
@@ -31,6 +30,7 @@ from coding_agent_forges.github import discussion as github
 from coding_agent_forges.gitlab import change_responses as gitlab
 from coding_agent_forges.gitlab.discussion import SECTION
 from coding_agent_forges.rest.client import log_text
+from coding_agent_forges.rest.hidden_line import checked
 
 from tests.fixtures.deliveries import issue
 from tests.fuzz.bounds import linear

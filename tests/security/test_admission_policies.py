@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY
+from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY, ANNOTATION_RESCAN
 from coding_agent_testbed.cluster.access import Access, KubectlError
 from coding_agent_testbed.cluster.wait import until
 
@@ -150,7 +150,7 @@ def test_the_receiver_creates_what_it_creates_and_nothing_more(world: World, rec
     for which, author in (("stored", "root"), ("by an admin", None)):
         with pytest.raises(KubectlError, match=re.escape(ANNOTATION_CREATED_BY)):
             patch(which, metadata={"annotations": {ANNOTATION_CREATED_BY: author}})
-    patch("stored", metadata={"annotations": {"coding-agent.dev/labeled-at": "2026-01-01T00:00:00+00:00"}})
+    patch("stored", metadata={"annotations": {ANNOTATION_RESCAN: "{}"}})
     patch("stored", spec={"cancel": True})
 
 

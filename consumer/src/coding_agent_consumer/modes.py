@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
-from coding_agent_core.forge.values import answered_by
+from coding_agent_core.errors import ForgeNotFoundError, SettingsError
 from coding_agent_core.platforms.registry import FACTS
 from coding_agent_core.reporting.comment import State
 from coding_agent_core.runtime.retry import both
@@ -26,6 +26,7 @@ from coding_agent_core.settings.job_settings import MIRROR_VARIABLE
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import ENVIRONMENT_VARIABLE, AttemptInput, Outcome
+from coding_agent_core.task.item_history import Position
 from coding_agent_core.task.model import Item, Phase
 from coding_agent_core.task.runners import RunnerName
 from coding_agent_forges.connect import connect_all, connect_forge, forge_of
@@ -37,7 +38,7 @@ from coding_agent_consumer.attempt.agent_work import MakeAgent
 from coding_agent_consumer.attempt.attempt import Attempt, LoadedItem
 from coding_agent_consumer.attempt.failures import outcome_of_error
 from coding_agent_consumer.item.forge_tasks import ForgeTask, branch_for, remembered
-from coding_agent_consumer.repository.mirror import Mirror
+from coding_agent_consumer.item.run_check import RunCheck
 from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
 from coding_agent_consumer.workspace.egress import Identities, denials
 from coding_agent_consumer.workspace.launch import harden_agent_process
@@ -47,12 +48,11 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
     from coding_agent_consumer.gateway.forwarding import Gateway
+    from coding_agent_consumer.repository.mirror import Mirror
 
 _logger = logging.getLogger("coding_agent.consumer")
 _TERMINATION_LOG = "/dev/termination-log"
 """Where Kubernetes reads a container's termination message; `TERMINATION_LOG` names another file."""
-_LAST_READ = 10.0
-"""Seconds that the last request to the forge may take."""
 
 
 def make_agent(settings: Settings, gateway: Gateway) -> Agent:
@@ -104,7 +104,6 @@ async def run_consumer(
         SettingsError: no forge has a token, or the model is not configured.
     """
     # An attempt, which is the other program here, does without these.
-    from coding_agent_core.queues.memory import MemoryQueue  # noqa: PLC0415
     from coding_agent_core.runtime.usage_metrics import UsageMetrics  # noqa: PLC0415
 
     from coding_agent_consumer.queue.task_handler import TaskHandler, consume  # noqa: PLC0415
@@ -133,7 +132,6 @@ async def run_consumer(
             shutdown=stop,
             usage=UsageMetrics(registry),
             identities=identities,
-            process=source.process.id if isinstance(source, MemoryQueue) and source.process else None,
         )
         _logger.info("Ready for tasks of %s", ", ".join(sorted(forges)))
         await consume(source, handler, concurrency=settings.consumer.concurrency)
@@ -196,6 +194,13 @@ async def _attempt(
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     check_model(settings)
     item = attempt_input.task.request.item
+    # In a pod, the workspace is another container, and both have their identities for the egress proxy.
+    pod = settings.consumer.workspace.socket is not None
+    identities = None if pod else Identities.of(settings)
+    job = f"{attempt_input.task.name}-{attempt_input.task.attempt}"
+    if identities is not None:
+        # This comes before the clients are made, because they find the proxy here.
+        os.environ.update(identities.agent(job))
     runner = attempt_input.task.request.runner or settings.consumer.runner
     imports = threading.Thread(target=import_agent, args=(settings, runner), daemon=True)
 
@@ -211,7 +216,12 @@ async def _attempt(
         forge_of({forge.host: forge}, item)
         grace = settings.operator.job.grace_seconds
         folder = os.environ.get(MIRROR_VARIABLE)
-        mirror = Mirror(Path(folder)) if folder else None
+        mirror = None
+        if folder:
+            from coding_agent_consumer.repository.mirror import Mirror  # noqa: PLC0415 - only with a cache
+
+            mirror = Mirror(Path(folder))
+        check = RunCheck(forge, item, attempt_input)
         attempt = build_attempt(
             settings,
             attempt_input,
@@ -221,26 +231,18 @@ async def _attempt(
             record=record,
             mirror=mirror,
             item_read=item_read,
+            check=check,
+            pod=pod,
+            variables=identities.workspace(job, item) if identities is not None else {},
         )
         outcome = await attempt.run()
-        until = None if attempt.hurried else await _answered_until(settings, forge, item)
+        # An outcome that says what it answers is that of a withdrawn run.
+        if outcome.answered is None and not attempt.hurried:
+            outcome = await check.at_end(outcome)
         denied = await denials(os.environ, hurry=attempt.hurried)
-        return outcome.model_copy(update={"answered_until": until, "denied": denied})
+        return outcome.model_copy(update={"denied": denied})
     finally:
         await forge.aclose()
-
-
-async def _answered_until(settings: Settings, forge: Forge, item: Item) -> datetime | None:
-    """Read the item after the work and return `Outcome.answered_until`, by the forge's clock."""
-    try:
-        async with asyncio.timeout(_LAST_READ):
-            seen = await forge.read_state(item)
-    except (ForgeError, TimeoutError) as error:
-        problem = str(error) or "no answer"
-        _logger.warning("A label that was applied during the work may start another run: %s", problem)
-        return None
-    triggers = settings.labels(item.platform).triggers
-    return answered_by(seen.updated_at, labeled=bool(triggers & seen.labels))
 
 
 def build_attempt(
@@ -254,8 +256,11 @@ def build_attempt(
     record: Callable[[Outcome], None] | None = None,
     mirror: Mirror | None = None,
     item_read: Callable[[], None] = lambda: None,
+    check: RunCheck | None = None,
+    pod: bool = True,
+    variables: Mapping[str, str] = MappingProxyType({}),
 ) -> Attempt:
-    """Return the attempt of a Job's pod.
+    """Return the attempt of a Job's pod, or of a process on one machine.
 
     Args:
         forge: the forge of the item's host.
@@ -264,7 +269,11 @@ def build_attempt(
         record: saves the outcome known so far, in case this process is killed.
         mirror: the mirror of the item's repository, if there is a cache.
         item_read: called whenever the item was read and is open.
+        check: says whether people still want the run; `None` if the attempt does not ask.
+        pod: whether the attempt has a pod.
+        variables: further variables for the commands in the workspace.
     """
+    base = settings.context_storage.base_dir
     queued = attempt_input.task
     if queued.request.trigger.round is not None:
         # Here, because a thread imports the agent later: two threads should not import the same at once.
@@ -282,10 +291,16 @@ def build_attempt(
             raise ForgeNotFoundError("The item was closed before the attempt started.")
         item_read()
         branch, change = attempt_input.earlier.branch, attempt_input.earlier.change_url
+        previous: State | None = None
+        if branch is None or (check is not None and check.must_remember):
+            previous = await remembered(forge, item)
+        if check is not None:
+            check.item = item
+            check.remembered = Position.parse(previous.answered) if previous is not None else None
+            await check()
         if branch is None:
             # This run is not known to have pushed anything, so an earlier run's branch counts while its
             # change is open. Each pod of this attempt gets the same answer, so it finds a lost pod's work.
-            previous = await remembered(forge, item)
             branch = await branch_for(
                 forge,
                 item,
@@ -309,19 +324,20 @@ def build_attempt(
             ),
             max_attempts=attempt_input.max_attempts,
         )
-        return LoadedItem(task, details, branch)
+        return LoadedItem(task, details, branch, check)
 
     return Attempt(
         settings=settings,
         given=attempt_input,
         load=load,
-        # A relative folder is a scratch folder here: the program's own folder is read-only in its image.
-        transcript_folder=Path(tempfile.gettempdir()) / settings.context_storage.base_dir,
+        # A relative folder is a scratch folder in a pod: the program's own folder is read-only in its image.
+        transcript_folder=Path(tempfile.gettempdir()) / base if pod else base,
         make_agent=make_agent,
         stop=stop,
         grace=grace,
         overtime=grace,
-        environment=attempt_input.environment,
+        environment=attempt_input.environment if pod else None,
+        variables=variables,
         record=record,
         mirror=mirror,
     )

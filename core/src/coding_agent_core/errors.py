@@ -91,3 +91,17 @@ class NotYetError(ForgeUnavailableError):
     def __init__(self, message: str, kind: RequestKind, retry_after: float) -> None:
         super().__init__(message, retry_after=retry_after)
         self.kind = kind
+
+
+class WithdrawnError(CodingAgentError):
+    """People have withdrawn the run at which an attempt works.
+
+    Attributes:
+        answered: the position in the item's history that the run answers then (`labels.Position`), as text.
+        closed: whether they closed the item, and did not remove the label.
+    """
+
+    def __init__(self, answered: str, *, closed: bool) -> None:
+        super().__init__("The item was closed." if closed else "The label was removed.")
+        self.answered = answered
+        self.closed = closed

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 
 import httpx2
 from coding_agent_core.errors import SettingsError, TokenMissingError
-from coding_agent_core.forge.hidden_line import HiddenLines
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.runtime.retry import Clock, RetryPolicy
 from coding_agent_core.settings.credentials import credential_place
@@ -17,6 +16,7 @@ from coding_agent_core.task.model import Item
 
 from coding_agent_forges.rest.client import ForgeClient, Token, TokenSource
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_forges.rest.hidden_line import HiddenLines
 from coding_agent_forges.rest.pacing import Paced
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -51,7 +51,9 @@ def connect_forge(
             FACTS[platform].title, Secrets(section.personal_access_token), token_place(settings, platform)
         )
         personal.read()
-    client = ForgeClient(section.host, section.api_url, token, kind.HEADERS, policy, clock, pace, transport)
+    client = ForgeClient(
+        section.host, section.api_url, token, section.headers, policy, clock, pace, transport
+    )
     return kind(section, client, settings.consumer.branch_prefix, HiddenLines(Secrets(settings.comment_key)))
 
 

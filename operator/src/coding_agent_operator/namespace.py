@@ -9,33 +9,37 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.kubernetes.transport import ApiError, ApiServer
+from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.model import Engine, Settings
-from coding_agent_core.task.admission import latest_of, runs_of
 from coding_agent_core.task.agenttask import NOT_ENDED, AgentTask, Event, Status, UnreadableTaskError
 from coding_agent_core.task.agenttask_patches import completion
+from coding_agent_core.task.runs import next_run, runs_of
 
 from coding_agent_operator.cluster.attempt_pods import AttemptPods
-from coding_agent_operator.cluster.controller import Controller, NamespacedName, ObjectCache, Requeue
-from coding_agent_operator.cluster.lease import Lease, identity
+from coding_agent_operator.cluster.attempts import Attempts, Leadership
+from coding_agent_operator.cluster.controller import (
+    Controller,
+    NamespacedName,
+    ObjectCache,
+    Requeue,
+    WorkQueue,
+    key_of,
+)
 from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
 from coding_agent_operator.cluster.observed import ACTIVE, DEFAULTED, NOT_DEFAULTED, Job
-from coding_agent_operator.cluster.requests import LEASE, Cluster
 from coding_agent_operator.cluster.unauthorized_requests import UnauthorizedRequests
 from coding_agent_operator.cluster.watching import Relist
-from coding_agent_operator.jobs.job_builder import JobBuilder
 from coding_agent_operator.scheduling.scheduler import Scheduler
 from coding_agent_operator.tasks import metrics
 from coding_agent_operator.tasks.evidence import evidence_limit
 from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 from coding_agent_operator.tasks.plan import status_with_defect
-from coding_agent_operator.tasks.reconcile import JobRejectedError, ObjectRejectedError, Reconciler
-from coding_agent_operator.tasks.runs import Duplicates, sweep_forever
+from coding_agent_operator.tasks.reconcile import Builder, JobRejectedError, ObjectRejectedError, Reconciler
+from coding_agent_operator.tasks.runs import sweep_forever
 from coding_agent_operator.tasks.state import Stage
 
 _logger = logging.getLogger("operator.namespace")
@@ -50,10 +54,38 @@ class NamespaceError(CodingAgentError):
     """The namespace cannot be served now; its controller is started again."""
 
 
+def observe(
+    tasks: ObjectCache[AgentTask],
+    jobs: ObjectCache[Job],
+    queue: WorkQueue,
+    kind: str | None,
+    stored: AgentTask | Job,
+) -> bool:
+    """Process a watch event: update the cache, and queue the task. Return whether the event was new."""
+    key = key_of(stored)
+    if isinstance(stored, AgentTask):
+        if not tasks.observe(kind, stored):
+            return False
+        task = tasks.get(key)
+        # Work that nobody wants costs money until it stops.
+        urgent = task is not None and (task.spec.cancel or task.spec.suspend)
+    else:
+        if not jobs.observe(kind, stored):
+            return False
+        job = jobs.get(key) or stored
+        key, urgent = NamespacedName(key.namespace, job.task or ""), job.deleting and kind != "DELETED"
+    if key.name:
+        queue.add(key, urgent=urgent)
+    return True
+
+
 class NamespaceController:
-    """Works on the active tasks of a namespace while this process holds the namespace's Lease.
+    """Works on the active tasks of a namespace while this process leads there.
 
     Args:
+        cluster: runs the attempts, and has the store of the tasks.
+        lease: says whether this process leads.
+        builder: builds what runs an attempt.
         tasks, jobs: the caches of all served namespaces.
         controller: reconciles the keys of all served namespaces.
         behind: called at every relist with the number of versions that no watch has shown.
@@ -61,8 +93,9 @@ class NamespaceController:
 
     def __init__(
         self,
-        server: ApiServer,
-        namespace: str,
+        cluster: Attempts,
+        lease: Leadership,
+        builder: Builder,
         settings: Settings,
         *,
         tasks: ObjectCache[AgentTask],
@@ -72,25 +105,15 @@ class NamespaceController:
         now: Callable[[], datetime] | None = None,
     ) -> None:
         operator = settings.operator
-        self.namespace = namespace
+        self.namespace = namespace = cluster.namespace
         self._settings = settings
         self._kueue = settings.queue.engine is Engine.KUEUE
         self._tasks = tasks
         self._jobs = jobs
         self._controller = controller
         self._now = now or (lambda: datetime.now(UTC))
-        self.cluster = Cluster(server, namespace)
-        # Names of pods are unique only within their namespace.
-        me = f"{operator.own_namespace}/{identity(os.environ)}"
-        self.lease = Lease(
-            server,
-            namespace,
-            LEASE,
-            me,
-            operator.lease_duration,
-            acts=metrics.LEADER.labels(namespace).set,
-        )
-        self.cluster.may_write = self.lease.held
+        self.cluster = cluster
+        self.lease = lease
         self.acting = False
         """Whether the controller holds the Lease and works."""
         self.relist = Relist(
@@ -106,11 +129,10 @@ class NamespaceController:
         self._pods = AttemptPods(self.cluster, self._pod_ended, self._pod_gone)
         objects = NamespaceObjects(self.cluster, tasks, jobs, self._pods)
         self.scheduler = Scheduler(objects, settings, controller=controller, now=self._now)
-        self._duplicates = Duplicates(self.cluster.tasks, tasks, self._now)
         self._unauthorized_requests = UnauthorizedRequests(self._now)
         self._reconciler = Reconciler(
             objects,
-            JobBuilder(self.cluster, settings, self._now),
+            builder,
             policy=AttemptPolicy.of(operator.policy, settings.development),
             evidence_limit=evidence_limit(settings.verify, operator.job),
             unauthorized=self._unauthorized_requests.refusal,
@@ -137,6 +159,13 @@ class NamespaceController:
     def empty(self) -> bool:
         """Whether the namespace has no active task and no Job."""
         return not (self._tasks.of(self.namespace) or self._jobs.of(self.namespace))
+
+    async def has_tasks(self) -> bool:
+        """Whether the namespace has any AgentTask, ended or not; `True` if the API server does not say."""
+        try:
+            return bool(await anext(self.cluster.tasks.pages("", 1)))
+        except ApiError:
+            return True
 
     async def run(self, probed: Callable[[], None]) -> None:
         """Check the rights, wait for the Lease, then work until cancelled.
@@ -226,8 +255,7 @@ class NamespaceController:
 
     def _ended(self, task: AgentTask) -> None:
         """Pass an ended task to the parts that must remember it, because the cache drops it."""
-        self._duplicates.ended(task)
-        self.scheduler.spending.ended(task)
+        self.scheduler.ended(task)
         self._unauthorized_requests.ended(task)
 
     def _pod_ended(self, uid: str) -> None:
@@ -247,9 +275,6 @@ class NamespaceController:
         """
         if not (self.acting and self.relist.synced.is_set()):
             return Requeue()  # the first relist queues every task
-        task = self._tasks.get((self.namespace, name))
-        if task is not None and await self._duplicates.cancelled(task):
-            return Requeue()  # the watch shows the cancelled task
         if name not in self._refused and self.scheduler.awaits_first_decision(name):
             self.scheduler.changed()  # the next pass queues it with its position
             return Requeue()
@@ -376,10 +401,9 @@ class NamespaceController:
                 await tasks.emit(event, task, self._now())
             return
         others = [run for run in await tasks.runs(item) if run.uid != task.uid]
-        latest = latest_of(runs_of(item, others))
         patch = completion(
             task,
-            run=latest.run + 1 if latest else 1,
+            run=next_run(item, runs_of(item, others), ()),
             timeout_seconds=defaults.timeout_seconds,
             max_attempts=defaults.max_attempts,
         )

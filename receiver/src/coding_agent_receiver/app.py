@@ -19,7 +19,7 @@ from coding_agent_core.errors import QueueUnavailableError
 from coding_agent_core.platforms.addresses import Address, client_group
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.platforms.text import safe
-from coding_agent_core.queues.interfaces import LookSink, TaskSink
+from coding_agent_core.queues.interfaces import RescanSink, TaskSink
 from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.receiver import networks
@@ -32,9 +32,9 @@ from coding_agent_forges.webhooks.events import (
     Commanded,
     Delivery,
     Ignored,
-    Look,
     Meaning,
     PlatformWebhooks,
+    Rescan,
     Withdrawn,
 )
 from coding_agent_forges.webhooks.payload import FieldError
@@ -53,12 +53,7 @@ from coding_agent_receiver.limits import (
 from coding_agent_receiver.receiver_metrics import ReceiverMetrics
 from coding_agent_receiver.replies import WebhookReply
 from coding_agent_receiver.turns import OverloadedError, Turns
-from coding_agent_receiver.webhook_request import (
-    BodyError,
-    client_address,
-    decode_payload,
-    require_json,
-)
+from coding_agent_receiver.webhook_request import BodyError, client_address, decode_payload, require_json
 
 _logger = logging.getLogger("webhook.server")
 
@@ -335,8 +330,8 @@ class Intake:
                     return await self._submit(webhooks, meaning.request)
                 if isinstance(meaning, Commanded):
                     return await self._command(meaning.command)
-                if isinstance(meaning, Look):
-                    return await self._look(meaning)
+                if isinstance(meaning, Rescan):
+                    return await self._rescan(meaning)
                 return await self._withdraw(meaning.withdrawal)
         except OverloadedError:
             _logger.warning("Not stored: more events arrive than the queue can take")
@@ -344,7 +339,7 @@ class Intake:
         except (QueueUnavailableError, TimeoutError) as error:
             self.metrics.queue_failed(webhooks.platform)
             problem = str(error) or "the queue did not answer in time"
-            lost = {Commanded: "Command not stored", Look: "Look not stored"}
+            lost = {Commanded: "Command not stored", Rescan: "Rescan not stored"}
             what = lost.get(type(meaning), "Task not queued")
             _logger.error("%s: %s", what, problem)  # noqa: TRY400 - the sentence says it all
             return replies.unavailable("the task queue is not reachable; send the event again later")
@@ -376,27 +371,27 @@ class Intake:
         _logger.info("Command stored: %s, on %s", what, stored.place)
         return replies.command_stored(command.name, stored.place)
 
-    async def _look(self, look: Look) -> WebhookReply:
+    async def _rescan(self, rescan: Rescan) -> WebhookReply:
         stored = None
-        if isinstance(self.sink, LookSink):
-            stored = await self.sink.look(look.items, look.author)
+        if isinstance(self.sink, RescanSink):
+            stored = await self.sink.look(rescan.items, rescan.author)
         if stored is None:
-            reason = f"{look.why}, but no task is known for the change"
+            reason = f"{rescan.why}, but no task is known for the change"
             _logger.info("Ignored: %s", reason)
             return replies.ignored(reason)
-        _logger.info("Look stored: %s, on %s", look.why, stored)
-        return replies.look_stored(stored)
+        _logger.info("Rescan stored: %s, on %s", rescan.why, stored)
+        return replies.rescan_stored(stored)
 
 
-def _item_of(meaning: Accepted | Withdrawn | Commanded | Look) -> str:
+def _item_of(meaning: Accepted | Withdrawn | Commanded | Rescan) -> str:
     match meaning:
         case Accepted(request=about) | Withdrawn(withdrawal=about) | Commanded(command=about):
             return about.item.identity
-        case Look(items=items):
+        case Rescan(items=items):
             return items[0].identity
 
 
-def _is_withdrawal(meaning: Accepted | Withdrawn | Commanded | Look) -> bool:
+def _is_withdrawal(meaning: Accepted | Withdrawn | Commanded | Rescan) -> bool:
     """Whether the event may stop work. Such events are stored first, because unwanted work costs money."""
     if isinstance(meaning, Commanded):
         return meaning.command.name is CommandName.CANCEL

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from coding_agent_core.errors import CodingAgentError, ForgeError
 from coding_agent_core.platforms.registry import FACTS
 from coding_agent_core.queues.interfaces import TaskSink
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.runtime.retry import StoppedError, both, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import TaskRequest
@@ -18,7 +17,6 @@ from coding_agent_forges.webhooks.events import OWN_LABEL
 
 from coding_agent_receiver.labeled_items import LabeledItems, Pass
 from coding_agent_receiver.receiver_metrics import PollMetrics
-from coding_agent_receiver.resume import resume_task
 
 _logger = logging.getLogger("webhook.poller")
 _STOP_GRACE = 10.0
@@ -76,19 +74,16 @@ class Poller:
     ) -> None:
         self._settings, self._forge, self._sink, self._metrics = settings, forge, sink, metrics
         self._asking = LabeledItems(forge)
-        working = frozenset({settings.labels(forge.platform).processing_label})
-        self._working = LabeledItems(forge, working)
         self._ignored: set[str] = set()
 
     async def once(self) -> PollReport:
         """Submit every labeled item once. Errors are in the report, and the next poll repeats what failed."""
         poll = _Poll()
-        passes, not_redelivered = await both(self._items(poll), self._redeliver())
-        failed = sum(one.failed for one in passes)
+        items, not_redelivered = await both(self._items(poll), self._redeliver())
         if self._metrics is not None:
-            self._metrics.failed_items.labels(self._forge.platform).inc(failed)
-            self._metrics.partial.labels(self._forge.platform).inc(any(one.partial for one in passes))
-        cut = next((one.cut for one in passes if one.cut), None)
+            self._metrics.failed_items.labels(self._forge.platform).inc(items.failed)
+            self._metrics.partial.labels(self._forge.platform).inc(items.partial)
+        cut = items.cut or None
         if cut is not None:
             _logger.warning(
                 "The poll of %s ended early; the next poll goes on from there: %s", self._forge.host, cut
@@ -98,13 +93,13 @@ class Poller:
         _logger.info(
             "Polled %s: %d labeled, %d recovered by poll, %d known, %d failed",
             self._forge.host,
-            passes[0].found,
+            items.found,
             len(poll.created),
             poll.duplicates,
-            failed,
+            items.failed,
         )
         return PollReport(
-            passes[0].found, tuple(poll.created), poll.duplicates, failed, cut or not_redelivered
+            items.found, tuple(poll.created), poll.duplicates, items.failed, cut or not_redelivered
         )
 
     async def until(self, stop: asyncio.Event) -> PollReport | None:
@@ -131,12 +126,8 @@ class Poller:
             except TimeoutError:
                 continue
 
-    async def _items(self, poll: _Poll) -> list[Pass]:
-        passes = [await self._asking.each(lambda request: self._submit(poll, request))]
-        queue = self._sink
-        if isinstance(queue, MemoryQueue) and queue.process is not None:
-            passes.append(await self._working.each(lambda request: resume_task(self._forge, queue, request)))
-        return passes
+    async def _items(self, poll: _Poll) -> Pass:
+        return await self._asking.each(lambda request: self._submit(poll, request))
 
     async def _submit(self, poll: _Poll, request: TaskRequest) -> None:
         if await self._applied_by_us(request):

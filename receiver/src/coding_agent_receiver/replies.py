@@ -57,8 +57,8 @@ def command_stored(name: str, task: str) -> WebhookReply:
     return WebhookReply(200, {"status": "command", "command": name, "task": task}, "command")
 
 
-def look_stored(task: str) -> WebhookReply:
-    return WebhookReply(200, {"status": "look", "task": task}, "look")
+def rescan_stored(task: str) -> WebhookReply:
+    return WebhookReply(200, {"status": "rescan", "task": task}, "rescan")
 
 
 def ignored(reason: str) -> WebhookReply:

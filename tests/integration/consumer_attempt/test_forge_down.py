@@ -112,6 +112,17 @@ async def test_a_stop_before_the_work_ends_the_waiting_at_once(
     assert place.system.model.requests == []
 
 
+@pytest.mark.parametrize(("window", "kind"), [(ITEM, UNAVAILABLE), (COMMENTS, CUT)], ids=["item", "comments"])
+async def test_an_attempt_gives_its_place_to_others_if_the_forge_stays_down_before_the_work(
+    make_place: MakePlace, window: str, kind: dict[str, Any]
+) -> None:
+    place = make_place("github", script(finish()))
+    place.system.forge.fault(path=window, times=None, **kind)
+    outcome = await place.run(place.given(timeout=MINUTES, branch=FIRST), patience=0.5)
+    assert (outcome.reason, outcome.exit_code) == (Reason.FORGE_DOWN, 75)
+    assert place.system.model.requests == []
+
+
 async def test_a_stopped_attempt_still_pushes_when_the_forge_comes_back_in_time(
     make_place: MakePlace, waits: Callable[[], bool]
 ) -> None:

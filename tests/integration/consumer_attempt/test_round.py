@@ -438,10 +438,10 @@ async def test_a_branch_that_a_person_moved_back_is_not_restored(open_ours: Open
     async def moved_back(self: BareClone) -> None:
         """After the round's last look at the change, and before its push."""
 
-        async def permit(branch: str) -> None:
+        async def push_check(branch: str) -> None:
             ours.place.system.git("update-ref", f"refs/heads/{branch}", left)
 
-        self._permit = permit
+        self._push_check = push_check
         await permitted(self)
 
     ours.plays(write(FILE, "one\nzwei\nthree\n"), finish())

@@ -95,6 +95,14 @@ class Place:
         """Someone else changes the task."""
         self.plane.custom.patch_namespaced_custom_object(*self._where, name, body, _request_timeout=60)
 
+    def read_item(self, name: str) -> None:
+        """The reporter has read the run's item, as a label or a removal asked."""
+        self.patch(name, {"metadata": {"annotations": {agenttask.ANNOTATION_RESCAN: None}}})
+
+    def delete(self, name: str) -> None:
+        """A person deletes an AgentTask."""
+        self.plane.custom.delete_namespaced_custom_object(*self._where, name, _request_timeout=20)
+
     @property
     def _where(self) -> tuple[str, str, str, str]:
         return agenttask.GROUP, agenttask.VERSION, self.namespace, agenttask.PLURAL

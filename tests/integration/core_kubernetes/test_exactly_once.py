@@ -10,7 +10,9 @@ from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.settings.attempt_settings import Consumer
 from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.item_history import Position
 from coding_agent_core.task.model import Item, Origin, Submission, TaskRequest, Trigger, task_name
+from coding_agent_core.task.runs import stored_rescan
 
 from tests.fixtures.deliveries import issue
 from tests.fixtures.system import Program
@@ -88,7 +90,28 @@ async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     assert {answer.json()["task"] for answer in answers} | {found.task for found in by_poll} == set(names)
 
 
-async def test_each_relabel_is_one_new_run_after_success_after_failure_and_during_cancel(
+def label_request(number: int) -> TaskRequest:
+    return TaskRequest(item=item(number), trigger=Trigger(origin=Origin.POLL, received_at=now()))
+
+
+def is_to_be_read(place: Place, of: Item, run: int = 1) -> bool:
+    """Whether the reporter is asked to read the item of this run."""
+    rescan = stored_rescan(AgentTask.of(place.task(task_name(of, run))))
+    return rescan is not None and rescan.labels
+
+
+async def next_runs(place: Place, number: int) -> list[Submission]:
+    """What several reporters get which have read the same item at the same moment."""
+    sinks = [KubernetesSink(Access(str(place.account())), place.namespace, Consumer()) for _ in range(3)]
+    try:
+        asked = [sink.submit_next(label_request(number), Position((5,))) for sink in sinks for _ in range(2)]
+        return list(await asyncio.gather(*asked))
+    finally:
+        for sink in sinks:
+            await sink.aclose()
+
+
+async def test_each_relabel_is_one_new_run_after_success_after_failure_and_after_a_cancel(
     place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     ports = [start_receiver().port() for _ in range(2)]
@@ -98,18 +121,21 @@ async def test_each_relabel_is_one_new_run_after_success_after_failure_and_durin
         answers = await asyncio.gather(*(event.send(http, port) for port in ports for _ in range(3)))
         return dict(results(answers))
 
-    once = {"success": 1, "duplicate": 5}
     for number in (1, 2, 3):
-        assert await label(number, f"first-{number}", -60) == once
+        assert await label(number, f"first-{number}", -60) == {"success": 1, "duplicate": 5}
     place.end(task_name(item(1)), succeeded=True)
     place.end(task_name(item(2)), succeeded=False)
-    unlabel = Labeling(3, "unlabel-3", now(-30), "unlabeled")
-    assert results([await unlabel.send(http, ports[0])]) == {"cancelled": 1}
+    place.cancel(task_name(item(3)))
     for number in (1, 2, 3):
-        # Whoever sends the first delivery again gets no new run, and the new label gets one.
-        assert await label(number, f"first-{number}", -60) == {"duplicate": 6}
-        assert await label(number, f"second-{number}", 60) == once
+        place.read_item(task_name(item(number)))
         assert await label(number, f"second-{number}", 60) == {"duplicate": 6}
+        assert is_to_be_read(place, item(number)), "the item's history says whether that is a new run"
+    assert {entry.duplicate is None for entry in await next_runs(place, 3)} == {False}, "run 3 has not ended"
+    place.end(task_name(item(3)), succeeded=False)
+    for number in (1, 2, 3):
+        created = await next_runs(place, number)
+        assert [entry.duplicate for entry in created].count(None) == 1
+        assert {entry.task for entry in created} == {task_name(item(number), 2)}
     runs = {
         name: (AgentTask.of(body).spec.run, AgentTask.of(body).spec.cancel)
         for name, body in place.tasks().items()
@@ -124,15 +150,14 @@ async def test_an_item_whose_name_a_task_of_another_item_has_gets_its_task_all_t
     place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
 ) -> None:
     name = task_name(item(7))
-    other = manifest(TaskRequest(item=item(8), trigger=Trigger(origin=Origin.POLL, received_at=now())), run=1)
-    place.create({**other, "metadata": {"name": name}})
+    place.create({**manifest(label_request(8), run=1), "metadata": {"name": name}})
     ports = [start_receiver().port() for _ in range(2)]
-    once = {"success": 1, "duplicate": 5}
-    for run, seconds in ((2, 0), (3, 60)):
-        event = Labeling(7, f"label-{run}", now(seconds))
-        answers = await asyncio.gather(*(event.send(http, port) for port in ports for _ in range(3)))
-        assert results(answers) == once
-        assert {answer.json()["task"] for answer in answers} == {task_name(item(7), run)}
-        place.end(task_name(item(7), run), succeeded=True)
+    event = Labeling(7, "label-2", now())
+    answers = await asyncio.gather(*(event.send(http, port) for port in ports for _ in range(3)))
+    assert results(answers) == {"success": 1, "duplicate": 5}
+    assert {answer.json()["task"] for answer in answers} == {task_name(item(7), 2)}
+    place.end(task_name(item(7), 2), succeeded=True)
+    created = await next_runs(place, 7)
+    assert [entry.duplicate for entry in created].count(None) == 1
     numbers = {name: AgentTask.of(body).spec.item.number for name, body in place.tasks().items()}
     assert numbers == {name: 8, task_name(item(7), 2): 7, task_name(item(7), 3): 7}

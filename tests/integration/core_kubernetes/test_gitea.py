@@ -4,7 +4,6 @@ import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import httpx2
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
@@ -12,9 +11,9 @@ from coding_agent_core.kubernetes.transport import Access
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.task.admission import must_check_label
-from coding_agent_core.task.agenttask import ANNOTATION_CHECK_LABEL, AgentTask
+from coding_agent_core.task.agenttask import ANNOTATION_RESCAN, AgentTask
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger, task_name
+from coding_agent_core.task.runs import stored_rescan
 
 from tests.fixtures.deliveries import SECRET, encode, sign
 from tests.fixtures.system import Program
@@ -74,28 +73,28 @@ async def _story(place: Place, http: httpx2.AsyncClient, ports: list[int], sink:
     def first() -> AgentTask:
         return AgentTask.of(place.task(task_name(ITEM)))
 
+    def asked() -> bool:
+        rescan = stored_rescan(first())
+        return rescan is not None and rescan.labels
+
     assert await told(GONE) == {"ignored": 2}, "nothing to withdraw"
     by_webhook, by_poll = await asyncio.gather(told(LABELED, "label_added_redelivered"), poll())
     assert by_webhook.get("success", 0) + by_poll == 1
     assert set(place.tasks()) == {task_name(ITEM)}
     if not by_poll:
         assert first().spec.trigger.origin is Origin.LABELS
-        assert must_check_label(first()), "the reporter reads the item before the label is trusted"
+    assert asked(), "the reporter reads the item before a repeated label is trusted"
 
-    unchecked: dict[str, Any] = {"metadata": {"annotations": {ANNOTATION_CHECK_LABEL: None}}}
-    place.patch(task_name(ITEM), unchecked)
-    assert await told("second_label_added") == {"duplicate": 2}
-    assert not must_check_label(first())
-    assert await told(GONE) == {"ignored": 2}
-    assert must_check_label(first()), "the reporter decides whether the label is gone"
+    for step, said in (("second_label_added", "duplicate"), (GONE, "ignored")):
+        place.patch(task_name(ITEM), {"metadata": {"annotations": {ANNOTATION_RESCAN: None}}})
+        assert not asked()
+        assert await told(step) == {said: 2}
+        assert asked(), "the reporter decides what the item's history asks for"
     assert not first().spec.cancel
 
     place.set_conditions(task_name(ITEM), Succeeded="True")
-    assert await told(LABELED, "second_label_added") == {"duplicate": 4}, "nobody has swapped the label"
-    place.set_conditions(task_name(ITEM), Succeeded="True", LabelsShown="True")
-    assert await told(LABELED, "second_label_added") == {"duplicate": 4}, "it answered these labels"
-    assert await told("label_put_back") == {"success": 1, "duplicate": 1}
-    assert len(place.tasks()) == 2
+    assert await told(LABELED, "second_label_added", "label_put_back") == {"duplicate": 6}
+    assert set(place.tasks()) == {task_name(ITEM)}
 
 
 def _end(program: Program) -> None:

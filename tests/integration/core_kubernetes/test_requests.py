@@ -55,7 +55,9 @@ class Receiver:
 
 
 @pytest.fixture
-async def receiver(place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient) -> Receiver:
+async def receiver(
+    place: Place, start_receiver: Callable[..., Program], http: httpx2.AsyncClient
+) -> Receiver:
     """A receiver that is connected to the API server."""
     found = Receiver(place, start_receiver().port(), http)
     await found.connects()
@@ -68,20 +70,16 @@ async def test_each_new_label_costs_one_request(receiver: Receiver) -> None:
         await receiver.takes(event, "success", CREATED)
 
 
-async def test_what_is_known_costs_a_read_and_news_about_it_a_write(receiver: Receiver) -> None:
+async def test_a_label_of_an_item_with_a_task_asks_for_a_read_of_the_item(
+    place: Place, receiver: Receiver
+) -> None:
     first = Labeling(7, "a", now(-30))
     await receiver.takes(first, "success", CREATED)
-    await receiver.takes(first, "duplicate", TAKEN, LISTED)
+    await receiver.takes(first, "duplicate", TAKEN, LISTED, WRITTEN)
     await receiver.takes(Labeling(7, "b", now(-20)), "duplicate", TAKEN, LISTED, WRITTEN)
-    await receiver.takes(Labeling(7, "c", now(-10), "unlabeled"), "cancelled", LISTED, WRITTEN)
-
-
-async def test_a_label_after_the_end_costs_four_requests(place: Place, receiver: Receiver) -> None:
-    await receiver.takes(Labeling(7, "a", now(-30)), "success", CREATED)
+    await receiver.takes(Labeling(7, "c", now(-10), "unlabeled"), "ignored", LISTED, WRITTEN)
     place.end(task_name(item(7)), succeeded=True)
-    again = Labeling(7, "b", now(60))
-    await receiver.takes(again, "success", TAKEN, LISTED, WRITTEN, CREATED)
-    await receiver.takes(again, "duplicate", TAKEN, LISTED)
+    await receiver.takes(Labeling(7, "d", now(60)), "duplicate", TAKEN, LISTED, WRITTEN)
 
 
 async def test_without_its_role_the_receiver_says_what_it_needs(

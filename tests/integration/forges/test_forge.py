@@ -169,7 +169,7 @@ async def test_the_configured_scope_selects(
 async def test_more_comments_than_fit_a_page_come_oldest_first_and_the_newest_of_them(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("rest.forge", "github.client", "gitlab.client"):
+    for module in ("rest.comments", "github.client", "gitlab.client"):
         monkeypatch.setattr(f"coding_agent_forges.{module}.COMMENT_LIMIT", 120)
     for number in range(225):
         world.server.comment(REPOSITORY, 1, f"number {number}", by="alice")

@@ -1,6 +1,7 @@
 """Every method, once in success and once in failure: what goes over the wire, and what is logged of it."""
 
 import asyncio
+import dataclasses
 import logging
 import re
 import traceback
@@ -13,7 +14,11 @@ from coding_agent_core.forge.changes import CheckConclusion
 from coding_agent_core.forge.values import CommitState, CommitStatus
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.github import app_settings
+from coding_agent_forges.rest.comments import OwnComments
 from coding_agent_forges.rest.forge import Forge
 
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, plant_fault, push_fix
@@ -24,7 +29,7 @@ from tests.integration.forges.conftest import BRANCH, LABEL, World
 MARKER = "<!-- coding-agent:status "
 LAST = {Platform.GITHUB: CheckConclusion.FAILURE, Platform.GITLAB: CheckConclusion.CANCELLED}
 """What the forges show of a status with the state `error`."""
-METHODS = {name for name in vars(Forge) if not name.startswith("_")} - {
+METHODS = {name for kind in (OwnComments, Forge) for name in vars(kind) if not name.startswith("_")} - {
     "platform",
     "host",
     "aclose",
@@ -65,6 +70,7 @@ async def everything(world: World) -> set[str]:
         await call("read_state")(item)
         await call("label_application")(item)
         await call("label_history")(item, None)
+        assert (await call("item_history")(item, None)).events[-1].label == LABEL
         await call("remove_label")(item, "area/api ü")
         await call("remove_label")(item, "not there")
         await call("upsert_comment")(item, MARKER, f"{MARKER}1 -->")
@@ -115,10 +121,28 @@ async def everything(world: World) -> set[str]:
     return called
 
 
+@pytest.mark.parametrize("world", ["github"], indirect=True)
+async def test_every_method_works_with_the_newer_version_of_githubs_api(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sandbox leaves out of its answers what that version no longer has."""
+    monkeypatch.setattr(app_settings, "_SERVER_VERSION", "2026-03-10")
+    forge = connect_forge(world.settings, Platform.GITHUB, clock=Clock(sleep=lambda _: asyncio.sleep(0)))
+    newer = dataclasses.replace(world, forge=forge)
+    world.server.sandbox.requests.clear()
+    try:
+        assert await everything(newer) == METHODS
+    finally:
+        await forge.aclose()
+    answers = [entry.response for entry in world.server.sandbox.requests if isinstance(entry.response, dict)]
+    assert any("assignees" in answer for answer in answers)
+    assert not any("assignee" in answer for answer in answers)
+
+
 async def test_requests_and_answers_fit_githubs_description_and_no_secret_is_logged(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("", "httpx2", "httpcore", "coding_agent", "asyncio"):
+    for name in ("", "httpx2", "httpcore2", "coding_agent", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name or None)
     world.server.sandbox.requests.clear()
     assert await everything(world) == METHODS
@@ -146,6 +170,6 @@ async def test_requests_and_answers_fit_githubs_description_and_no_secret_is_log
     texts.append("".join(traceback.format_exception(caught.value)) + repr(caught.value))
     logged = "\n".join(f"{record.name} {record.getMessage()} {record.args}" for record in caplog.records)
     assert "httpx2" in logged  # the loggers did speak
-    assert "httpcore" in logged
+    assert "httpcore2" in logged
     for text in (logged, *texts, repr(world.forge), repr(vars(world.forge))):
         assert BOT_TOKEN not in text

@@ -1,25 +1,34 @@
 """The system in its three modes, with work that ends only when the test lets it."""
 
+import asyncio
 import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import yaml
-from coding_agent_core.forge.values import answered_by
+from coding_agent_consumer.item.run_check import RunCheck
+from coding_agent_core.errors import WithdrawnError
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import read_state
-from coding_agent_core.task.agenttask import ANNOTATION_CANCEL_CAUSE, AgentTask
-from coding_agent_core.task.model import Item, Phase, WithdrawalCause, task_name, whole_second
+from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.agenttask import ANNOTATION_CANCEL_CAUSE, KIND, AgentTask
+from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.model import Item, Phase, WithdrawalCause, task_name
 from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task_file.objects import ObjectFile
+from coding_agent_forges.connect import connect_forge
+from coding_agent_forges.rest.forge import Forge
+from coding_agent_operator.jobs.job import attempt_input
 from coding_agent_testbed.forge import ForgeServer, Kind
 from coding_agent_testbed.forge.eventlog import ForgeEvent
 from coding_agent_testbed.model.script import Script
@@ -28,7 +37,7 @@ from coding_agent_testbed.model.server import ModelServer
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import SECRET, TOKEN
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, Program, System
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, Program, System
 from tests.fixtures.system import SECRET as QUEUE_SECRET
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.label_races.judge import BOT_USER, SeenRun
@@ -39,6 +48,8 @@ from tests.integration.operator.world import account as operator_account
 from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.process import account as reporter_account
 from tests.integration.operator_reporter.world import QUICK as QUICK_REPORTER
+
+_T = TypeVar("_T")
 
 GRACE = 5.0
 """Seconds before the reporter corrects a task, or a consumer looks at the labels: after a late webhook."""
@@ -78,16 +89,6 @@ class RaceItem:
             if one.method == "GET" and path.search(one.path)
         ]
 
-    def answered_until(self) -> datetime | None:
-        """What an attempt reports of it that ends now."""
-        found = self.forge.item(REPOSITORY, self.number)
-
-        def look() -> tuple[datetime, bool]:
-            return whole_second(found.updated_at), any(label.name == BOT for label in found.labels)
-
-        updated_at, labeled = self.forge.run(look)
-        return answered_by(updated_at, labeled=labeled)
-
     def task(self) -> Item:
         """As tasks name it."""
         project = self.forge.repository(REPOSITORY).id if self.forge.flavour.value == "gitlab" else None
@@ -113,10 +114,11 @@ class Mode(Protocol):
 
 @dataclass
 class Queues:
-    """In memory, or over RabbitMQ with a consumer of its own."""
+    """On one machine, or over RabbitMQ with a consumer of its own."""
 
     system: System
     gates: Path
+    tasks: ObjectFile | None
 
     def know(self, items: Sequence[RaceItem]) -> None:
         return
@@ -128,14 +130,31 @@ class Queues:
         (self.gates / item.name).unlink(missing_ok=True)
 
     def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
-        return {item: _runs_shown(item.events()) for item in items}
+        ends = self._ends()
+        return {
+            item: [
+                replace(seen, phase=ends.get((item.task().identity, run), seen.phase))
+                for (run, _), seen in _runs_shown(item.events()).items()
+            ]
+            for item in items
+        }
+
+    def _ends(self) -> dict[tuple[str, int], Phase]:
+        """The phases of ended runs in the file: the comment may go from a run that works to the next."""
+        stored = self.tasks.list(KIND)[0] if self.tasks is not None else []
+        tasks = [AgentTask.of(body) for body in stored]
+        return {
+            (task.spec.item.identity, task.spec.run): phase
+            for task in tasks
+            if (phase := task.status.terminal_phase) is not None
+        }
 
     def logs(self) -> str:
         return "\n".join(f"--- {p.log.name}\n{p.text()[-20_000:]}" for p in self.system.programs)
 
 
-def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
-    """The runs as the versions of the bot's comment show them: nothing else stores them."""
+def _runs_shown(events: Sequence[ForgeEvent]) -> dict[tuple[int, str], SeenRun]:
+    """The runs, by number and uuid, as the versions of the bot's comment show them."""
     runs: dict[tuple[int, str], SeenRun] = {}
     pushed: datetime | None = None
     for event in events:
@@ -161,7 +180,7 @@ def _runs_shown(events: Sequence[ForgeEvent]) -> list[SeenRun]:
             worked_until=pushed,
             ended_at=ended_at,
         )
-    return list(runs.values())
+    return runs
 
 
 def start_queues(
@@ -203,7 +222,11 @@ def start_queues(
         forge.add_hook(REPOSITORY, url, QUEUE_SECRET)
     if broker is not None:
         system.start_consumer()
-    return Queues(system, gates)
+    tasks = None
+    if broker is None:
+        tasks = ObjectFile(folder / "contexts" / "tasks.sqlite")
+        stack.callback(tasks.close)
+    return Queues(system, gates, tasks)
 
 
 @dataclass
@@ -212,6 +235,8 @@ class Kubernetes:
 
     place: Place
     programs: list[Program]
+    settings: Settings
+    checks: dict[str, RunCheck] = field(default_factory=dict)
     open: set[str] = field(default_factory=set)
     began: dict[str, float] = field(default_factory=dict)
     ended: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
@@ -230,19 +255,43 @@ class Kubernetes:
         self.items.update({item.name: item for item in items})
 
     def script(self, job: str) -> Ends | None:
-        """How a Job's pod ends; `None`: not now."""
-        task = job.rpartition("-")[0]
+        """How a Job's pod ends; `None`: not now.
+
+        As in an attempt, `RunCheck` reads the item when the pod starts and before it ends.
+        """
+        task, _, number = job.rpartition("-")
         began = self.began.setdefault(job, time.monotonic())
         name = self.tasks.get(task) or self.tasks.get(task.rpartition("-r")[0])
+        if name is None:
+            return None
+        check = self.checks.get(job)
+        if check is None:
+            stored = AgentTask.of(self.place.task(task))
+            item = self.items[name].task()
+            # The forge's client belongs to an event loop, and each read has a loop of its own.
+            check = self.checks[job] = RunCheck(cast("Forge", None), item, attempt_input(stored, int(number)))
+            try:
+                asyncio.run(self._with_forge(check, check))
+            except WithdrawnError as error:
+                return reported(Reason.WITHDRAWN, str(error), answered=error.answered)
         if name not in self.open or time.monotonic() - began < WORK_SECONDS:
             return None
         if self.place.task(task)["spec"].get("cancel"):
             return None  # the pod is about to go
-        # The played pod reads its item between the two, which are apart on a busy machine.
+        # The pod reads its item between the two, which are apart on a busy machine.
         worked_until = datetime.now(UTC)
-        answered_until = self.items[name].answered_until()
-        self.ended[task] = worked_until, datetime.now(UTC)
-        return reported(Reason.COMPLETED, "done", answered_until=answered_until)
+        completed = Outcome(reason=Reason.COMPLETED, message="done")
+        outcome = asyncio.run(self._with_forge(check, partial(check.at_end, completed)))
+        if outcome.reason is Reason.COMPLETED:
+            self.ended[task] = worked_until, datetime.now(UTC)
+        return Ends(outcome.exit_code.value, outcome.to_termination_message())
+
+    async def _with_forge(self, check: RunCheck, read: Callable[[], Awaitable[_T]]) -> _T:
+        check.forge = connect_forge(self.settings, check.item.platform)
+        try:
+            return await read()
+        finally:
+            await check.forge.aclose()
 
     def runs(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[SeenRun]]:
         bodies = sorted(
@@ -283,7 +332,7 @@ def start_kubernetes(
     }
     receiver = place.start_receiver(place.account(), forge=sections)
     stack.callback(_end, receiver)
-    mode = Kubernetes(place, [receiver])
+    mode = Kubernetes(place, [receiver], Settings.model_validate(sections))
     for forge in forges:
         url = f"http://127.0.0.1:{receiver.port()}/webhook/{forge.flavour.value}"
         forge.add_hook(REPOSITORY, url, SECRET if forge.flavour.value == "github" else TOKEN)

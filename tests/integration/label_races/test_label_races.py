@@ -24,7 +24,7 @@ from tests.integration.label_races.judge import BOT, DONE, PROCESSING, Shown, is
 from tests.integration.label_races.modes import GRACE, Mode, RaceItem, start_kubernetes, start_queues
 from tests.integration.label_races.stories import Act, Story, stories
 
-MODES = ("kubernetes", "rabbitmq", "memory")
+MODES = ("kubernetes", "rabbitmq", "one machine")
 SEED = 20
 SETTLE_SECONDS = 480.0
 """Seconds after the last act within which all is as it should be, on a machine that does other things too."""

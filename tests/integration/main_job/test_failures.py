@@ -34,7 +34,7 @@ def test_removing_the_label_stops_the_task(start_system: StartSystem) -> None:
     system.wait_for_next_second(1)
     system.forge.remove_label(REPOSITORY, 1, PROCESSING)
     text = system.wait_for_comment(1, "Coding agent: cancelled")
-    assert "The label was removed." in text
+    assert "the item no longer has any of the bot's labels" in text
     assert system.file_at("coding-agent/issue-1", "half.md") == "half\n", "work so far is pushed"
     until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
     assert ("labeled", DONE) not in system.label_history(1), "cancelled never gets `done`"
@@ -48,7 +48,7 @@ def test_a_transient_failure_is_tried_again_and_the_forge_being_down_costs_nothi
     start_system: StartSystem,
 ) -> None:
     first = Script(turns=(write("a.md", "a\n"), Turn(error=Failure(status=503, times=0)), finish()))
-    told = "(?s)An earlier attempt.*Attempt 1 ended with the reason ModelUnavailable: The model's service"
+    told = "(?s)An earlier attempt.*Attempt 1 ended: The model's service"
     second = Script(match=told, turns=(run("echo b >> a.md"), finish()))
     system = start_system("github", [second, first], llm={"max_retries": 0})
     system.start_webhook()
@@ -98,32 +98,3 @@ SLOW = script(write("a.md", "a\n"), run("sleep 600"), finish())
 def at_work(system: System) -> None:
     until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
     system.wait_for_label(1, PROCESSING)
-
-
-def test_the_task_goes_on(start_system: StartSystem) -> None:
-    system = start_system("gitlab", [CONTINUED, *SLOW], scheduling={"interval": 1})
-    first = system.start_webhook()
-    system.put_label(1)
-    at_work(system)
-    first.kill()
-    system.start("--mode", "webhook")
-    system.wait_for_label(1, DONE)
-    [comment] = system.comments(1)
-    assert "attempt 2 of 3" in comment.body
-    assert "-r2" not in comment.body, "it is the same run"
-    assert len(system.changes()) == 1
-
-
-def test_the_task_of_a_living_process_is_left_alone(start_system: StartSystem) -> None:
-    """As when cron starts a process while the last one still works."""
-    system = start_system("github", [CONTINUED, *SLOW], scheduling={"interval": 1})
-    first = system.start_webhook()
-    system.put_label(1)
-    at_work(system)
-    second = system.start()  # it polls once and ends, as it has found nothing
-    assert second.process.wait(120) == 0
-    assert "0 labeled" in second.text()
-    first.kill()
-    system.start()
-    system.wait_for_label(1, DONE)
-    assert "attempt 2 of 3" in system.comments(1)[0].body

@@ -34,10 +34,11 @@ class Waits:
 
 
 @dataclass(frozen=True)
-class CannotMount:
-    """A pod on a node whose volumes are not set up: what the kubelet says in an Event."""
+class NotSetUp:
+    """A pod on a node whose containers cannot be created yet: what the kubelet says in an Event."""
 
     message: str
+    reason: str = "FailedMount"
 
 
 def reported(reason: Reason, message: str = "said by the agent", **fields: Any) -> Ends:
@@ -49,7 +50,7 @@ DONE = reported(Reason.COMPLETED, "done")
 RUNS = None
 """The pod runs on."""
 
-Script = Callable[[str], Ends | Waits | CannotMount | None]
+Script = Callable[[str], Ends | Waits | NotSetUp | None]
 """From a Job's name to its pod's end."""
 
 
@@ -91,16 +92,16 @@ class PodDriver:
         end = self.script(job)
         if end is None and pod.status.phase == "Running":
             return
-        if isinstance(end, Waits | CannotMount) and pod.status.container_statuses:
+        if isinstance(end, Waits | NotSetUp) and pod.status.container_statuses:
             return
         match end:
             case None:
                 status = running()
             case Waits():
                 status = waiting(end)
-            case CannotMount():
+            case NotSetUp():
                 status = not_set_up()
-                self._core.create_namespaced_event(self._namespace, mount_event(pod, end))
+                self._core.create_namespaced_event(self._namespace, setup_event(pod, end))
             case _:
                 status = ended(end)
         try:
@@ -133,13 +134,13 @@ def not_set_up() -> dict[str, Any]:
     return {"phase": "Pending", "conditions": conditions, "containerStatuses": [container]}
 
 
-def mount_event(pod: Any, end: CannotMount) -> dict[str, Any]:
+def setup_event(pod: Any, end: NotSetUp) -> dict[str, Any]:
     meta = pod.metadata
     return {
         "metadata": {"generateName": f"{meta.name}."},
         "involvedObject": {"kind": "Pod", "name": meta.name, "namespace": meta.namespace, "uid": meta.uid},
         "type": "Warning",
-        "reason": "FailedMount",
+        "reason": end.reason,
         "message": end.message,
         "lastTimestamp": "2026-01-01T00:00:00Z",
     }

@@ -9,7 +9,7 @@ from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Usage
 from coding_agent_operator.cluster.observed import KUEUE_NOT_INSTALLED
 
-from tests.integration.operator.pod_driver import DONE, RUNS, CannotMount, PodDriver, reported
+from tests.integration.operator.pod_driver import DONE, RUNS, NotSetUp, PodDriver, reported
 from tests.integration.operator.world import OperatorProcess, World
 
 Start = Callable[..., OperatorProcess]
@@ -67,6 +67,7 @@ def test_a_new_run_waits_for_the_one_that_is_cancelled(
     first = world.create(7)
     world.until_phase(first, "Running")
     second = world.create(7, run=2)
+    world.answer(second)
     status = world.until_phase(second, "Queued")
     assert status["reason"] == "WaitingForRun"
     assert first in status["conditions"][0]["message"]
@@ -147,10 +148,24 @@ KUBELET = (
 FAST: dict[str, Any] = {"pod_check_interval": 0.2}
 
 
+def test_it_says_what_the_container_runtime_refuses(world: World, pods: PodDriver, operator: Start) -> None:
+    refusal = 'Failed to create pod sandbox: rpc error: no runtime for "gvisor" is configured'
+    pods.script = lambda _: NotSetUp(refusal, "FailedCreatePodSandBox")
+    operator(development=FAST)
+    name = world.create(1)
+    status = world.until(
+        "says what it waits for",
+        lambda: found if (found := world.status(name)).get("reason") == "PodNotReadyToStart" else None,
+    )
+    assert (status["phase"], refusal in status["conditions"][0]["message"]) == ("Starting", True)
+    pods.script = lambda _: DONE
+    world.until_phase(name, "Succeeded")
+
+
 def test_it_names_the_secrets_and_goes_on_once_they_are_there(
     world: World, pods: PodDriver, operator: Start
 ) -> None:
-    pods.script = lambda _: CannotMount(KUBELET)
+    pods.script = lambda _: NotSetUp(KUBELET)
     process = operator(development=FAST)
     name = world.create(1)
     status = world.until(

@@ -168,6 +168,11 @@ class World:
             *self.place, name, {"spec": spec}, _request_timeout=60
         )
 
+    def answer(self, name: str) -> None:
+        """The reporter has read the item, and the run answers its label."""
+        body = {"metadata": {"annotations": {agenttask.ANNOTATION_ANSWERED: "1"}}}
+        self.plane.custom.patch_namespaced_custom_object(*self.place, name, body, _request_timeout=60)
+
     def patch_status(self, name: str, status: Any) -> None:
         self.plane.custom.patch_namespaced_custom_object_status(
             *self.place, name, {"status": status}, _request_timeout=60

@@ -19,12 +19,12 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
 from coding_agent_core.reporting.comment import read_state
 from coding_agent_core.settings.load import load_settings
-from coding_agent_core.task.admission import cancellation
-from coding_agent_core.task.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK
+from coding_agent_core.task.agenttask import ANNOTATION_RESCAN, LABEL_REPORTED, RESCAN
 from coding_agent_core.task.model import Item, Phase, Trigger, WithdrawalCause
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.task.round_report import cause_of, report_of_round
-from coding_agent_forges.webhooks.events import Look
+from coding_agent_core.task.runs import StoredRescan, cancellation
+from coding_agent_forges.webhooks.events import Rescan
 from coding_agent_testbed.forge.model import Check, Kind
 
 from tests.fixtures.accounts import account
@@ -128,7 +128,7 @@ def comment_on(world: World, number: int) -> str:
 
 def looks(world: World, process: Reporter, result: str = "done") -> float:
     try:
-        return process.metric(f'coding_agent_reporter_looks_total{{host="{world.host}",result="{result}"}}')
+        return process.metric(f'coding_agent_reporter_scans_total{{host="{world.host}",result="{result}"}}')
     except AssertionError:
         return 0.0
 
@@ -141,15 +141,15 @@ def look_again(world: World, process: Reporter, times: int = 3) -> None:
 
 def ask(world: World, name: str) -> None:
     """What the receiver does after an event."""
-    labels = {LABEL_REPORTED: LOOK} if world.is_reported(name) else {}
-    note = {ANNOTATION_LOOK: datetime.now(UTC).isoformat()}
+    labels = {LABEL_REPORTED: RESCAN} if world.is_reported(name) else {}
+    note = {ANNOTATION_RESCAN: StoredRescan(at=datetime.now(UTC), changes=True).model_dump_json()}
     world.patch(name, {"metadata": {"annotations": note, "labels": labels}})
 
 
 def is_answered(world: World, name: str) -> bool:
     metadata: dict[str, Any] = world.read(name)["metadata"]
-    return ANNOTATION_LOOK not in metadata.get("annotations", {}) and (
-        metadata["labels"].get(LABEL_REPORTED) != LOOK
+    return ANNOTATION_RESCAN not in metadata.get("annotations", {}) and (
+        metadata["labels"].get(LABEL_REPORTED) != RESCAN
     )
 
 
@@ -419,7 +419,7 @@ def deliver(world: World, kubeconfig: Path, received: Received) -> str | None:
         finally:
             await sink.aclose()
 
-    return asyncio.run(look()) if isinstance(meaning, Look) else None
+    return asyncio.run(look()) if isinstance(meaning, Rescan) else None
 
 
 def test_an_event_causes_a_look_and_twice_the_event_makes_no_second_round(

@@ -19,6 +19,7 @@ from coding_agent_testbed.forge.model import Item as ForgeItem
 from coding_agent_testbed.forge.model import Kind
 from coding_agent_testbed.model.script import Script
 
+from tests.fixtures.rabbitmq import Broker
 from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
 from tests.integration.main_job.scripts import finish, run, write
 from tests.unit.core_reporting.making import ITEM, report
@@ -33,10 +34,6 @@ class Story:
     system: System
     number: int
     gate: Path
-
-    @property
-    def is_memory(self) -> bool:
-        return "use_rabbitmq" not in self.system.sections
 
     @property
     def head(self) -> str:
@@ -92,25 +89,21 @@ class Story:
 
     def kill_and_start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
         """`kill -9` of all consumers, and a new one."""
-        for program in self.system.programs if self.is_memory else self.system.programs[1:]:
+        for program in self.system.programs[1:]:
             if program.process.poll() is None:
                 program.kill()
         meanwhile()
-        self.system.start_webhook() if self.is_memory else self.system.start_consumer()
+        self.system.start_consumer()
 
     def check(self, result: str) -> None:
         self.system.forge.add_check(REPOSITORY, self.head, "test", result, log=b"1 failed\n")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("memory", "gitlab"), marks=pytest.mark.long, id="memory-gitlab"),
-        pytest.param(("rabbitmq", "github"), id="rabbitmq-github"),
-    ]
-)
-def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator[Story]:
+@pytest.fixture(params=["github", pytest.param("gitlab", marks=pytest.mark.long)])
+def story(
+    request: pytest.FixtureRequest, start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str
+) -> Iterator[Story]:
     """A change of ours, and a system with rounds that everything reaches twice."""
-    mode, flavour = request.param
     with tempfile.TemporaryDirectory() as folder:
         # The workspace's commands run as another user, who cannot see into the test's own folder.
         Path(folder).chmod(0o755)
@@ -137,13 +130,10 @@ def story(request: pytest.FixtureRequest, start_system: StartSystem) -> Iterator
             },
             "scheduling": {"interval": 1},
             "consumer": {"workspace": {"isolation": "none"}},
+            "use_rabbitmq": True,
+            "rabbitmq": {"host": rabbitmq.host, "port": rabbitmq.port, "queue": rabbitmq_queue},
         }
-        if mode == "rabbitmq":
-            broker = request.getfixturevalue("rabbitmq")
-            queue = request.getfixturevalue("rabbitmq_queue")
-            sections["use_rabbitmq"] = True
-            sections["rabbitmq"] = {"host": broker.host, "port": broker.port, "queue": queue}
-        system = start_system(flavour, scripts, **sections)
+        system = start_system(request.param, scripts, **sections)
         system.forge.sandbox.mergeability_lag = 0
         system.forge.set_deliveries(doubled=1.0)
         system.forge.push(REPOSITORY, "main", {FILE: "one\ntwo\n"}, by="alice")
@@ -163,9 +153,8 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     story.check("failure")
     story.show_the_end_on_the_issue()
     receiver = system.start_webhook()
-    if not story.is_memory:
-        system.start_consumer()
-        system.start_consumer()
+    system.start_consumer()
+    system.start_consumer()
     until(lambda: story.head != first_head, lambda: f"the push; {system._logs()}", 300)
     story.check("")
     story.until_ended(("checks", "pushed"))
@@ -179,7 +168,7 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     thread = system.forge.start_thread(
         REPOSITORY, story.number, "Say it in German.", path=FILE, line=2, by="alice"
     )
-    until(lambda: "Look stored: " in receiver.text(), "the event causes a look")
+    until(lambda: "Rescan stored: " in receiver.text(), "the event causes a rescan")
     until(lambda: story.labels() == {PROCESSING}, lambda: f"the round starts; {system._logs()}")
     until(lambda: len(system.model.requests) >= 3, "the model works")
     story.kill_and_start()

@@ -117,7 +117,7 @@ class Story:
 
     def looks(self) -> float:
         host = self.system.forge.base_url.removeprefix("http://")
-        return self.reporter.metric(f'coding_agent_reporter_looks_total{{host="{host}",result="done"}}')
+        return self.reporter.metric(f'coding_agent_reporter_scans_total{{host="{host}",result="done"}}')
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.item_history import ItemAction, Position
+from coding_agent_core.task.labels import wishes
 from coding_agent_core.task.model import Item
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.rest.forge import Forge
@@ -342,11 +344,11 @@ async def test_a_repository_that_is_renamed_is_followed(
     async def credentials(refused: str, /, *, redirected: bool = False) -> CloneSource:
         return await forge.clone_source(sample.repository, refused, redirected=redirected)
 
-    async def permit(branch: str) -> None:
+    async def push_check(branch: str) -> None:
         await forge.branch_facts(sample.repository, branch)
 
     clone = await BareClone.clone(
-        credentials, tmp_path / "clone", base="main", branch="coding-agent/issue-1", permit=permit
+        credentials, tmp_path / "clone", base="main", branch="coding-agent/issue-1", push_check=push_check
     )
     await clone.commit(b"diff --git a/new b/new\nnew file mode 100644\n", "Add a file", AUTHOR)
     await clone.push()
@@ -374,3 +376,53 @@ async def test_a_deactivated_account_has_no_rights(sample: Any, alice: Any, forg
 
 def item_in(issue: Item, repository: str) -> Item:
     return issue.model_copy(update={"repository": repository})
+
+
+async def test_events_are_in_the_order_of_their_numbers_also_for_a_label_given_at_creation(
+    sample: Any, alice: Any, forge: Forge
+) -> None:
+    repository = sample.repository
+    number = alice.create_issue(repository, "Labeled at once", labels=[BOT])
+    await forge.add_label(item(sample, number), PROCESSING)
+    alice.clear_labels(repository, number)
+    alice.add_label(repository, number, BOT)
+    alice.set_state(repository, number, "closed")
+    alice.set_state(repository, number, "open")
+    history = await forge.item_history(item(sample, number), None)
+    assert [event.id for event in history.events] == sorted({event.id for event in history.events})
+    person, bot = sample.maintainer.login, sample.bot.login
+    assert [(event.action, event.user) for event in history.events] == [
+        (ItemAction.LABELED, person),
+        (ItemAction.LABELED, bot),
+        (ItemAction.UNLABELED, person),
+        (ItemAction.UNLABELED, person),
+        (ItemAction.LABELED, person),
+        (ItemAction.CLOSED, person),
+        (ItemAction.REOPENED, person),
+    ]
+    assert (history.present, history.open, history.own_login) == (frozenset({BOT}), True, bot)
+    found = wishes(history, Position((history.events[1].id,)))
+    assert found.withdrawn == Position((history.events[3].id,))
+    assert found.application is None, "the issue was closed after that"
+
+
+async def test_the_events_of_a_deleted_label_are_gone(sample: Any, alice: Any, forge: Forge) -> None:
+    repository = sample.repository
+    label = "coding agent: codex"
+    alice.create_label(repository, label)
+    number = alice.create_issue(repository, "A label that is deleted", labels=[label])
+    assert [event.label for event in (await forge.item_history(item(sample, number), None)).events] == [label]
+    alice.call("DELETE", f"/repos/{repository}/labels/{alice.labels(repository)[label]}")
+    history = await forge.item_history(item(sample, number), None)
+    assert (history.events, history.present) == ((), frozenset())
+
+
+async def test_a_merged_pull_request_was_closed(sample: Any, alice: Any, forge: Forge) -> None:
+    repository = sample.repository
+    alice.commit(repository, "merged", {"merged.txt": "line\n"}, "Write", onto="main")
+    number = alice.create_pull(repository, "merged", "A change to merge")
+    alice.add_label(repository, number, BOT)
+    alice.merge(repository, number)
+    history = await forge.item_history(item(sample, number, ItemKind.CHANGE), None)
+    assert [event.action for event in history.events] == [ItemAction.LABELED, ItemAction.CLOSED]
+    assert not history.open

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(900)
 BRANCH, FILE = "coding-agent/issue-1", "notes.md"
 
 
-@pytest.fixture(params=["memory", "rabbitmq"])
+@pytest.fixture(params=["one machine", "rabbitmq"])
 def world(request: pytest.FixtureRequest, gitea: Any, gitea_sample: Any, tmp_path: Path) -> Iterator[World]:
     """A system with rounds, whose only poll comes before anything is labeled."""
     with tempfile.TemporaryDirectory() as folder:
@@ -89,7 +89,7 @@ def test_a_task_ends_when_its_label_goes_and_starts_again_when_it_returns(world:
     until(lambda: len(world.model.requests) > 0, "the model works")
     alice.remove_label(repository, number, PROCESSING)
     # The command itself never ends: its gate opens only afterwards.
-    until(lambda: "label was removed" in "".join(world.comments(number)), lambda: str(world), SECONDS)
+    until(lambda: "Coding agent: cancelled" in "".join(world.comments(number)), lambda: str(world), SECONDS)
     assert world.labels(number) == set()
     world.gate.touch()
     alice.add_label(repository, number, BOT)

@@ -88,6 +88,11 @@ class Tape:
         self.audit(at, "agenttasks", "create", name, body)
         return name
 
+    def rescan(self, at: float, name: str, what: str) -> None:
+        """A program asks the reporter to read the task's `labels` or `changes` again."""
+        asked = {"metadata": {"annotations": {"coding-agent.dev/rescan": json.dumps({what: True})}}}
+        self.audit(at, "agenttasks", "patch", name, asked, requestObject=asked)
+
     def phase(self, at: float, name: str, phase: str) -> None:
         self.audit(at, "agenttasks", "patch", name, {"status": {"phase": phase}}, subresource="status")
 
@@ -215,7 +220,14 @@ class Tape:
         return judge(self.history(), promises)
 
     def audit(
-        self, at: float, resource: str, verb: str, name: str, body: dict[str, Any], subresource: str = ""
+        self,
+        at: float,
+        resource: str,
+        verb: str,
+        name: str,
+        body: dict[str, Any],
+        subresource: str = "",
+        **more: Any,
     ) -> None:
         """The API server has answered a write."""
         self.add(
@@ -226,6 +238,7 @@ class Tape:
             objectRef={"resource": resource, "name": name, "subresource": subresource},
             responseStatus={"code": 200},
             responseObject=body,
+            **more,
         )
 
     def add(self, record: str, **fields: Any) -> None:

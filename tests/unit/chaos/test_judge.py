@@ -219,6 +219,26 @@ def _unstored(tape: Tape) -> None:
     tape.ends(110, name, number=9)
 
 
+def _labeled_again(tape: Tape, asked: str) -> None:
+    """The label's webhook finds the task of the first run; the reporter creates the next one later."""
+    tape.label(100, ASKS, ADA, 9)
+    first = tape.begins(101, number=9)
+    tape.ends(108, first, number=9)
+    tape.label(150, ASKS, ADA, 9)
+    tape.rescan(150.5, first, asked)
+    tape.delivery(151, number=9)
+    name = tape.begins(155, 2, number=9)
+    tape.ends(165, name, 2, number=9)
+
+
+def _unstored_while_the_item_has_a_task(tape: Tape) -> None:
+    _labeled_again(tape, "changes")
+
+
+def _a_label_whose_item_is_to_be_read(tape: Tape) -> None:
+    _labeled_again(tape, "labels")
+
+
 def _written_after_a_merge(tape: Tape) -> None:
     tape.forge(300, "merged")
     tape.says(400, "Succeeded", 2)
@@ -531,6 +551,7 @@ PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_no_done_label, "disagreement"),
     (_done_after_a_cancel, "disagreement"),
     (_unstored, "unstored"),
+    (_unstored_while_the_item_has_a_task, "unstored"),
     (_written_after_a_merge, "written after the end"),
     (_written_after_a_cancel, "written after the end"),
     (_the_label_stays_after_a_failure, "disagreement"),
@@ -750,6 +771,7 @@ def _within_its_budget(tape: Tape) -> None:
     "add",
     [
         _a_label_that_stays_while_the_item_is_closed,
+        _a_label_whose_item_is_to_be_read,
         _an_api_server_that_dies_before_it_logs,
         _answers_that_are_logged_in_another_order,
         _a_task_that_is_added_at_the_end_because_nothing_logged_its_creation,

@@ -388,14 +388,11 @@ class SimulatedClaim:
 
     message: Message
     process: Process
-    is_locked = is_refused = exclusive = False
+    is_locked = is_refused = False
 
     def __post_init__(self) -> None:
         self.task, self.redelivered = self.message.task, self.message.redelivered
-        self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.why_cancelled = ""
-        self.cancel_cause: WithdrawalCause | None = None
-        self.withdrawn_before: datetime | None = None
+        self.lost, self.settled = asyncio.Event(), asyncio.Event()
         self.message.holder = self
 
     @asynccontextmanager
@@ -414,12 +411,6 @@ class SimulatedClaim:
             async with asyncio.timeout(SETTLE):
                 await self.process.connected.wait()
         return self.process.connected.is_set() and self.is_locked and not self.lost.is_set()
-
-    def ending(self) -> None: ...
-
-    def labeled(self, at: datetime) -> None: ...
-
-    def answered(self, until: datetime | None) -> None: ...
 
     async def done(self) -> None:
         await self._settle(None)

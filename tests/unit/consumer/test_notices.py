@@ -1,4 +1,4 @@
-"""Notices of one forge do not wait for another forge, nor commands for signs that come too late.
+"""Notices of one forge do not wait for another forge, and signs that come too late are dropped.
 
 A notice that a stop keeps from being handled is not labels_shown: the next consumer gets it.
 """
@@ -17,7 +17,6 @@ from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.forge.values import Comment, ItemDetails, ItemState, LabelEvent, Permission
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.queues.interfaces import Notice, item_of_notice
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.queues.rabbitmq.publisher import RabbitMQNotices
 from coding_agent_core.reporting.comment import State, comment, read_state
 from coding_agent_core.settings.model import Settings
@@ -31,6 +30,7 @@ from coding_agent_core.task.model import (
     Trigger,
     Withdrawal,
     WithdrawalCause,
+    new_uuid,
 )
 from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_core.task.round_record import RoundEnd
@@ -38,6 +38,7 @@ from coding_agent_core.task.round_report import trigger_of
 from coding_agent_forges.rest.calls import Read
 from coding_agent_forges.rest.forge import Forge
 
+from tests.fixtures.notices import Notices
 from tests.unit.consumer.making import ITEM, details
 from tests.unit.core_reporting.making import report
 from tests.unit.core_task.test_commands import command
@@ -51,9 +52,10 @@ def item(host: str, number: int) -> Item:
     return ITEM.model_copy(update={"platform": platform, "host": host, "number": number})
 
 
-def labeled(host: str, number: int, age: float = 0.0) -> TaskRequest:
+def waiting(host: str, number: int, age: float = 0.0) -> QueuedTask:
     received = datetime.now(UTC) - timedelta(seconds=age)
-    return TaskRequest(item=item(host, number), trigger=Trigger(origin=Origin.WEBHOOK, received_at=received))
+    trigger = Trigger(origin=Origin.WEBHOOK, received_at=received)
+    return QueuedTask(request=TaskRequest(item=item(host, number), trigger=trigger), uuid=new_uuid())
 
 
 def cancel(host: str, number: int) -> IssueCommand:
@@ -64,7 +66,7 @@ class Place:
     """Notices that were handled, and the forges that are down."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.queue, self.stop = MemoryQueue(), asyncio.Event()
+        self.queue, self.stop = Notices(), asyncio.Event()
         self.handled: list[tuple[str, str, int]] = []
         self.down: set[str] = set()
         self.tried = asyncio.Event()
@@ -98,22 +100,14 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Place:
 async def test_a_forge_that_is_down_keeps_no_other_waiting(place: Place) -> None:
     place.down = {GITHUB}
     for number in range(3):
-        await place.queue.submit(labeled(GITHUB, number + 1))
-    await place.queue.command(cancel(GITLAB, 7))
+        place.queue.put(waiting(GITHUB, number + 1))
+    place.queue.put(cancel(GITLAB, 7))
     assert await place.until_handled(1) == [("IssueCommand", GITLAB, 7)]
 
 
-async def test_commands_come_before_signs(place: Place) -> None:
-    for number in (1, 2):
-        await place.queue.submit(labeled(GITHUB, number))
-    await place.queue.command(cancel(GITHUB, 7))
-    handled = await place.until_handled(3)
-    assert handled == [("IssueCommand", GITHUB, 7), ("QueuedTask", GITHUB, 1), ("QueuedTask", GITHUB, 2)]
-
-
 async def test_a_sign_that_comes_too_late_is_dropped(place: Place) -> None:
-    await place.queue.submit(labeled(GITHUB, 1, age=notices.SIGN_SECONDS + 1))
-    await place.queue.submit(labeled(GITHUB, 2))
+    place.queue.put(waiting(GITHUB, 1, age=notices.SIGN_SECONDS + 1))
+    place.queue.put(waiting(GITHUB, 2))
     assert await place.until_handled(1) == [("QueuedTask", GITHUB, 2)]
 
 
@@ -121,12 +115,12 @@ async def test_a_sign_that_waits_for_its_forge_is_dropped_once_it_is_too_late(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.down = {GITHUB}
-    await place.queue.submit(labeled(GITHUB, 1))
+    place.queue.put(waiting(GITHUB, 1))
 
     async def come_back() -> None:
         await place.tried.wait()
         monkeypatch.setattr(notices, "SIGN_SECONDS", -1.0)
-        await place.queue.command(cancel(GITHUB, 7))
+        place.queue.put(cancel(GITHUB, 7))
         place.down = set()
 
     coming: Any = asyncio.create_task(come_back())
@@ -134,7 +128,7 @@ async def test_a_sign_that_waits_for_its_forge_is_dropped_once_it_is_too_late(
     await coming
 
 
-class Source(MemoryQueue):
+class Source(Notices):
     """One notice."""
 
     labels_shown = closed = False
@@ -181,35 +175,6 @@ class ShownItem:
 
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         return None
-
-
-@pytest.mark.parametrize(
-    ("labels", "open_", "cancelled"),
-    [({"bug"}, True, True), ({BOT}, True, False), ({PROCESSING}, True, False), ({BOT}, False, True)],
-)
-@pytest.mark.parametrize(
-    ("at", "updated"),
-    [(NOON, NOON), (None, NOON), (NOON - timedelta(seconds=90), NOON - timedelta(seconds=90))],
-)
-async def test_the_consumer_reads_the_item(
-    labels: set[str], open_: bool, cancelled: bool, at: datetime | None, updated: datetime
-) -> None:
-    """The forge's clock can be set back after the label, so the item's newest change looks older than it."""
-    queue = MemoryQueue()
-    trigger = Trigger(origin=Origin.WEBHOOK, delivery_id="d1", labeled_at=NOON, received_at=NOON)
-    await queue.submit(TaskRequest(item=ITEM, trigger=trigger))
-    removal = Withdrawal(item=ITEM, reason="the issue lost the label", at=at)
-    await queue.withdraw(removal)
-    latest = queue.latest(ITEM)
-    assert latest is not None
-    assert not latest.cancel_requested
-    forge = ShownItem(ItemState(frozenset(labels), open_, updated + timedelta(seconds=2)))
-    handler = NoticeHandler(Settings(), queue, {ITEM.host: cast("Forge", forge)})
-    async with asyncio.timeout(60):
-        await handler.handle(removal)
-    latest = queue.latest(ITEM)
-    assert latest is not None
-    assert latest.cancel_requested is cancelled
 
 
 class WrittenItem(ShownItem):
@@ -304,37 +269,11 @@ async def test_a_waiting_round_of_a_closed_change_is_not_counted(
     assert (ends, len(state.rounds.superseded)) == (([], 1) if end is RoundEnd.SUPERSEDED else ([end], 0))
 
 
-async def test_a_task_that_a_command_cancels_before_its_item_shows_it_is_shown_as_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The label's webhook comes late, while the command is being executed: the sign waits behind it."""
-    monkeypatch.setattr(notices, "_WAITS_AFTER", 0.0)
-    queue, forge = MemoryQueue(), WrittenItem()
-    handler = NoticeHandler(Settings(), queue, {ITEM.host: cast("Forge", forge)})
-    trigger = Trigger(origin=Origin.WEBHOOK, delivery_id="d1", labeled_at=NOON, received_at=datetime.now(UTC))
-    await queue.submit(TaskRequest(item=ITEM, trigger=trigger))
-    cancelling = command(CommandName.CANCEL, NOON + timedelta(seconds=2)).model_copy(update={"item": ITEM})
-    stop = asyncio.Event()
-    async with asyncio.timeout(60):
-        await handler.handle(cancelling)
-        async for notice in queue.notices(ITEM.host, stop):
-            await handler.handle(notice)
-            if isinstance(notice, QueuedTask):
-                stop.set()
-    assert forge.phases == [Phase.CANCELLED]
-    assert not forge.state.labels, "nobody works for the label"
-
-
-@pytest.mark.parametrize("broker", [True, False], ids=["broker", "memory"])
-async def test_labels_without_ours_cancel_no_round_that_waits(broker: bool) -> None:
+async def test_labels_without_ours_cancel_no_round_that_waits() -> None:
     """The change has no label of ours until the round's first attempt. Gitea reports any change of labels."""
-    forge, (word, found) = WrittenItem(), trigger_of(CHECKS, NOON)
+    forge, (_, found) = WrittenItem(), trigger_of(CHECKS, NOON)
     forge.state = replace(forge.state, labels=frozenset({DONE, "bug"}))
     forge.bodies = [comment(report(State(uuid="u", run=2, attempt=0, phase=Phase.QUEUED, round=found)))]
-    queue = MemoryQueue()
-    trigger = Trigger(origin=Origin.POLL, cause=word, received_at=NOON, round=found)
-    await queue.submit(TaskRequest(item=ITEM, trigger=trigger))
-    handler = NoticeHandler(Settings(), Broker() if broker else queue, {ITEM.host: cast("Forge", forge)})
+    handler = NoticeHandler(Settings(), Broker(), {ITEM.host: cast("Forge", forge)})
     await handler.handle(Withdrawal(item=ITEM, reason="it shows no label of ours"))
     assert forge.phases == [Phase.QUEUED]
-    assert queue.is_wanted(ITEM)

@@ -9,10 +9,9 @@ from urllib.parse import parse_qs
 
 import httpx2
 import pytest
-from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
-from coding_agent_consumer.gateway.upstream import TokenError, bedrock_token
+from coding_agent_consumer.gateway.upstream import TokenError, Upstream, WorkloadIdentity, bedrock_token
 from coding_agent_consumer.gateway.wire_formats import route_of
-from coding_agent_core.settings.llm import Identity
+from coding_agent_core.settings.llm import Identity, WireFormat
 
 NOW = datetime(2026, 11, 27, 1, 2, 3, tzinfo=UTC)
 SUBJECT = "header.payload.signature"
@@ -154,7 +153,10 @@ INVALID = {"error": "invalid_client", "description": SUBJECT}
     ("answer", "said"),
     [
         (httpx2.Response(400, json=INVALID), "400: invalid_client"),
-        (httpx2.Response(403, text=f"<Error><Code>AccessDenied</Code>{SUBJECT}</Error>"), "403: AccessDenied"),
+        (
+            httpx2.Response(403, text=f"<Error><Code>AccessDenied</Code>{SUBJECT}</Error>"),
+            "403: AccessDenied",
+        ),
         (httpx2.Response(200, text=SUBJECT), "answered without a JSON object|gave no credentials"),
         (httpx2.Response(200, json={"access_token": "a\nb"}), "gave no"),
     ],

@@ -17,18 +17,16 @@ from coding_agent_core.forge.values import MARKER, Comment, ItemState, Permissio
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.queues.interfaces import LookRequest
-from coding_agent_core.queues.memory import MemoryQueue
 from coding_agent_core.reporting.comment import State, comment, read_state
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.task.model import Item, Phase
-from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_core.task.model import Item, Phase, TaskRequest
 from coding_agent_core.task.round_record import RoundRecord
-from coding_agent_core.task.round_report import trigger_of
 from coding_agent_core.task.runners import RunnerName
 
+from tests.fixtures.deliveries import RecordingSink
+from tests.fixtures.notices import Notices
 from tests.unit.core_reporting import making as reports
-from tests.unit.core_rounds.making import HEAD, NOON, OURS, change, check, remark, review, rounds
-from tests.unit.core_task.test_stored_rounds import CHECKS
+from tests.unit.core_rounds.making import HEAD, OURS, change, check, remark, review, rounds
 
 SETTINGS = Settings.model_validate({"rounds": {"enabled": True}})
 INFRASTRUCTURE = change(checks=(check(conclusion=CheckConclusion.INFRASTRUCTURE),))
@@ -91,9 +89,9 @@ class FakeForge:
 
 class Place:
     def __init__(self, *changes: ChangeSnapshot) -> None:
-        self.forge, self.queue = FakeForge(*changes), MemoryQueue()
+        self.forge, self.source, self.sink = FakeForge(*changes), Notices(), RecordingSink()
         forge: Any = self.forge
-        self.looks = ConsumerScans(SETTINGS, forge, self.queue, self.queue)
+        self.looks = ConsumerScans(SETTINGS, forge, self.source, self.sink)
 
     def shows(self, state: State, kind: ItemKind = ItemKind.CHANGE, number: int = 8) -> None:
         self.forge.comments[kind, number] = comment(reports.report(state))
@@ -104,10 +102,11 @@ class Place:
 
     async def look(self, times: int = 2) -> None:
         for _ in range(times):
-            await self.looks.look()
+            await self.looks.scan()
 
-    def queued(self, number: int = 8) -> QueuedTask | None:
-        return self.queue.latest_task(self.forge.changes[number].item)
+    def queued(self, number: int = 8) -> TaskRequest | None:
+        item = self.forge.changes[number].item
+        return next((one for one in self.sink.submitted if one.item == item), None)
 
 
 async def test_what_is_due_is_queued_once_for_the_person_who_asked_for_the_work() -> None:
@@ -116,12 +115,10 @@ async def test_what_is_due_is_queued_once_for_the_person_who_asked_for_the_work(
     await place.look()
     queued = place.queued()
     assert queued is not None
-    trigger = queued.request.trigger
-    assert (trigger.cause, queued.run, queued.request.user) == ("checks", 1, "anna")
-    assert queued.request.runner is RunnerName.CODEX
+    trigger = queued.trigger
+    assert (trigger.cause, queued.user) == ("checks", "anna")
+    assert queued.runner is RunnerName.CODEX
     assert trigger.round is not None
-    assert queued.name.endswith(trigger.round.name_part)
-    assert len(place.queue._active) == 1
 
 
 @pytest.mark.parametrize(
@@ -161,38 +158,25 @@ async def test_a_check_that_could_not_run_is_run_again_once(is_shown: bool) -> N
     assert place.queued() is None
 
 
-async def test_a_round_that_was_lost_with_its_process_ends_if_its_cause_is_gone() -> None:
-    place = Place(change())
-    found = trigger_of(CHECKS, NOON)[1]
-    place.shows(State(uuid="lost", phase=Phase.QUEUED, attempt=0, round=found))
-    await place.look(3)
-    state = read_state(place.shown)
-    assert state is not None
-    assert (state.uuid, state.phase) == ("lost", Phase.SUCCEEDED)
-    assert state.rounds is not None
-    assert (state.rounds.rounds, len(state.rounds.superseded)) == ((), 1)
-    assert place.queued() is None
-
-
 async def test_a_round_that_waits_ends_when_people_do_the_rest() -> None:
     place = Place(RED)
     await place.look()
     queued = place.queued()
     assert queued is not None
-    place.shows(State(uuid=queued.uuid, phase=Phase.QUEUED, attempt=0, round=queued.request.trigger.round))
+    place.shows(State(uuid="waiting", phase=Phase.QUEUED, attempt=0, round=queued.trigger.round))
     place.forge.changes[8] = replace(RED, labels=frozenset({"Coding agent hands off"}))
     await place.look(3)
     state = read_state(place.shown)
     assert state is not None
-    assert (state.uuid, state.phase) == (queued.uuid, Phase.CANCELLED)
+    assert (state.uuid, state.phase) == ("waiting", Phase.CANCELLED)
     assert state.rounds is not None
     assert (state.rounds.rounds, len(state.rounds.superseded)) == ((), 1)
-    assert place.forge.edits == 1
+    assert place.forge.edits == 2, "its end, and why no other round follows"
 
 
 async def test_nothing_is_written_while_a_task_has_the_change() -> None:
     place = Place(INFRASTRUCTURE)
-    async with place.queue.item_lock(INFRASTRUCTURE.item):
+    async with place.source.item_lock(INFRASTRUCTURE.item):
         await place.look()
     place.forge.labels = frozenset({"coding agent"})  # its task comes soon
     await place.look()
@@ -211,13 +195,6 @@ async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
     place.forge.changes[8] = replace(red, checks=())
     await place.look(3)
     assert (place.shown, place.forge.edits) == (before, 2)
-
-
-async def test_an_error_in_one_look_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    place = Place(RED)
-    place.forge.open_changes = AsyncMock(side_effect=KeyError("a defect"))  # type: ignore[method-assign]
-    await place.looks.once(asyncio.Event())
-    assert "The open changes on github.com were not examined: 'a defect'" in caplog.text
 
 
 async def test_a_change_that_cannot_be_handled_holds_back_no_other() -> None:
@@ -277,8 +254,8 @@ async def test_an_event_looks_at_the_change_that_it_names(
     place, stop = Place(RED, other), asyncio.Event()
     forge: Any = Counted(RED, other)
     place.forge = forge
-    place.looks = ConsumerScans(SETTINGS, forge, place.queue, place.queue)
-    monkeypatch.setattr(place.queue, "looks", AsyncMock(return_value=is_regular))
+    place.looks = ConsumerScans(SETTINGS, forge, place.source, place.sink)
+    monkeypatch.setattr(place.source, "looks", AsyncMock(return_value=is_regular))
     running = asyncio.create_task(place.looks.run(stop))
     async with asyncio.timeout(60):
         if is_regular:
@@ -300,6 +277,6 @@ async def test_a_process_that_never_looks_at_all_changes_forgets_those_that_it_k
     monkeypatch.setattr("coding_agent_core.rounds.scan._KNOWN", 10)
     place = Place(*(replace(RED, item=RED.item.model_copy(update={"number": n})) for n in range(100)))
     for one in place.forge.changes.values():
-        await place.looks.look_at(one.item)
+        await place.looks.scan_change(one.item)
     assert len(place.looks._changes.open) <= 10
     assert place.queued(99) is not None

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.agent.model_spec import with_task_options
 from coding_agent_consumer.agent_interface import Image
-from coding_agent_consumer.attempt.per_user import with_task_options
 from coding_agent_consumer.modes import check_model
 from coding_agent_consumer.runners import (
     AgentMessage,
@@ -33,7 +33,7 @@ from coding_agent_consumer.workspace.protocol import ProcessResult
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
 from coding_agent_core.task.model import item_of
-from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.reasons import REASONS, Reason
 from coding_agent_core.task.runners import RunnerName
 from pydantic import ValidationError
 
@@ -97,6 +97,38 @@ def test_a_refused_request_is_a_failure_with_its_status(name: RunnerName, what: 
     (failed,) = recorded(name, what)
     assert isinstance(failed, Failed)
     assert failed.status == status
+
+
+REFUSED_BY_LLAMA_CPP = (
+    "request (604 tokens) exceeds the available context size (256 tokens), try increasing it"
+)
+"""What a real llama.cpp answered with status 400."""
+
+
+def test_codex_shows_the_body_alone_if_a_request_was_wrong() -> None:
+    body = json.dumps({"error": {"code": 400, "message": "Cannot determine type of 'item'"}})
+    line = json.dumps({"type": "turn.failed", "error": {"message": body}}).encode()
+    assert list(events_of(RUNNERS[RunnerName.CODEX], line)) == [Failed(body, 400)]
+
+
+@pytest.mark.parametrize(
+    ("name", "failure"),
+    [
+        (RunnerName.CLAUDE_CODE, Failed("Prompt is too long")),
+        (RunnerName.CODEX, Failed(json.dumps({"error": {"message": REFUSED_BY_LLAMA_CPP}}), 400)),
+        (RunnerName.OPENCODE, Failed(REFUSED_BY_LLAMA_CPP)),
+    ],
+)
+def test_what_does_not_fit_the_context_is_not_tried_again(name: RunnerName, failure: Failed) -> None:
+    outcome = outcome_of_end(RUNNERS[name], ProcessResult(1, ""), failure, "", requests=0)
+    assert outcome.reason is Reason.LIMIT_REACHED
+    assert not REASONS[outcome.reason].outcome_class.retried
+    assert "context_length" in outcome.message
+    # A crash may speak of anything, and a service that is down too.
+    crashed = outcome_of_end(RUNNERS[name], ProcessResult(1, failure.message), None, "", requests=1)
+    assert crashed.reason is Reason.RUNNER_FAILED
+    down = outcome_of_end(RUNNERS[name], ProcessResult(1, ""), Failed(failure.message, 503), "", requests=1)
+    assert down.reason is Reason.MODEL_UNAVAILABLE
 
 
 @pytest.mark.parametrize(
@@ -287,4 +319,4 @@ def test_a_program_asks_for_the_model_of_the_service_that_speaks_its_format(
     section = section_of(RUNNERS[name], settings)
     assert section.model == (of_the_task or f"{vendor}-x")
     assert section is getattr(settings.llm, vendor)
-    assert {each: runner.format for each, runner in RUNNERS.items()} == RUNNER_FORMATS
+    assert RUNNERS.keys() == RUNNER_FORMATS.keys()

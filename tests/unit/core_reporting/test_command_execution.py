@@ -1,7 +1,7 @@
 """Commands are executed for those who may give them, once, and again after a failure."""
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 
 import pytest
 from coding_agent_core.errors import (
@@ -83,8 +83,6 @@ class World:
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         self._meet("withdraw")
         self.withdrawn.append(withdrawal)
-        if self.labeled_at is not None and withdrawal.at is not None and withdrawal.at < self.labeled_at:
-            return Keep("the label was applied again", older_than=self.labeled_at)
         return Cancel("task") if self.phase is Phase.RUNNING else Keep("the item's task has ended")
 
     async def give(
@@ -135,21 +133,6 @@ async def test_who_may_sees_by_a_reaction_that_it_was_done(
     assert world.reacted
     labels = {"platform": "github", "command": name, "result": result}
     assert registry.get_sample_value("coding_agent_commands_total", labels) == 1
-
-
-@pytest.mark.parametrize(
-    ("updated", "result"),
-    [(0, ExecutionResult.DONE), (90, ExecutionResult.NOTHING), (95, ExecutionResult.NOTHING)],
-)
-async def test_a_cancel_that_looks_older_than_the_label_counts_if_the_forges_clock_was_set_back(
-    updated: int, result: ExecutionResult
-) -> None:
-    at = datetime(2026, 11, 25, tzinfo=UTC)
-    labeled_at, updated_at = (at + timedelta(seconds=later) for later in (90, updated))
-    world = World(phase=Phase.RUNNING, labeled_at=labeled_at, updated_at=updated_at)
-    assert await world.give(CANCEL, at=at) is result
-    done = result is ExecutionResult.DONE
-    assert [one.at for one in world.withdrawn] == ([at, None] if done else [at])
 
 
 async def test_what_bears_our_reaction_is_not_done_again() -> None:

@@ -7,8 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from coding_agent_core.reporting.comment import State, comment, comment_with_change_rounds
-from coding_agent_core.reporting.round_summary import summary_of
+from coding_agent_core.reporting.comment import State, comment, comment_with_change_rounds, summary_of
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.task.round_report import recorded, report_of_round, trigger_of

@@ -91,18 +91,18 @@ def test_a_red_verification_is_a_cause_if_a_round_can_fix_it(said: str, expected
 )
 def test_checks_settle_after_the_last_has_ended(second: float, due: bool, until: object) -> None:
     work = decide(change(checks=(check(ended=100), check("b", GREEN, ended=90))), now=at(second))
-    assert (bool(work.due), work.look_again) == (due, until)
+    assert (bool(work.due), work.decide_again) == (due, until)
 
 
 def test_green_checks_ask_for_no_further_look() -> None:
-    assert decide(change(checks=(check(conclusion=GREEN, ended=100),)), now=at(101)).look_again is None
+    assert decide(change(checks=(check(conclusion=GREEN, ended=100),)), now=at(101)).decide_again is None
 
 
 def test_a_running_check_holds_back_the_others_until_it_hangs() -> None:
     snapshot = change(checks=(check("a", ended=50), check("slow", RUNNING, began=40)))
     hangs = at(40) + POLICY.check_hangs_after
     waits = decide(snapshot, now=at(3600))
-    assert (waits.due, waits.look_again) == ((), hangs)
+    assert (waits.due, waits.decide_again) == ((), hangs)
     assert "slow" in waits.waiting[0].why
     work = decide(snapshot, now=hangs)
     assert work.due[0].ids == ("a",)

@@ -94,9 +94,9 @@ def test_it_is_ready_when_no_check_has_ended_for_a_while() -> None:
     snapshot = change(draft=True, checks=(GREEN,))
     early = decide(snapshot, policy=DRAFTS, now=at(110))
     assert not early.ready
-    assert early.look_again == at(100) + DRAFTS.checks_quiet
+    assert early.decide_again == at(100) + DRAFTS.checks_quiet
     assert [one.kind for one in early.waiting] == [RoundKind.CHECKS]
-    assert decide(snapshot, policy=DRAFTS, now=early.look_again).ready
+    assert decide(snapshot, policy=DRAFTS, now=early.decide_again).ready
 
 
 def test_it_waits_for_the_run_that_works_on_it() -> None:

@@ -289,8 +289,8 @@ def test_the_limit_of_a_day_ends_with_the_day_whoever_asks() -> None:
         assert {waiting.why for waiting in work.waiting} == {
             "There were 2 rounds within 24 hours, which is the limit."
         }
-        assert work.look_again == LATER + timedelta(hours=24)
-        assert decide(one, record, policy=policy, now=work.look_again).due
+        assert work.decide_again == LATER + timedelta(hours=24)
+        assert decide(one, record, policy=policy, now=work.decide_again).due
     set_back = decide(snapshot, record, policy=policy, now=LATER - timedelta(days=2))
     assert not [one for one in set_back.waiting if "24 hours" in one.why], "it would wait for days"
 

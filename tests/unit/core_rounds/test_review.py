@@ -249,7 +249,7 @@ def test_a_review_waits_for_quiet_after_its_last_remark() -> None:
     snapshot = change(threads=(thread(remark(1, second=100)), thread(remark(2, second=130))))
     work = decide(snapshot, now=at(189))
     assert not work.due
-    assert (work.waiting[0].until, work.look_again) == (at(190), at(190))
+    assert (work.waiting[0].until, work.decide_again) == (at(190), at(190))
     assert decide(snapshot, now=at(190)).due[0].ids == ("t1", "t2")
 
 
@@ -261,7 +261,7 @@ def test_who_is_not_counted_prolongs_no_wait() -> None:
 
 def test_a_time_in_the_future_waits_no_longer_than_the_quiet() -> None:
     snapshot = change(threads=(thread(remark(1, second=999_999)),))
-    assert decide(snapshot, now=at(100)).look_again == at(160)
+    assert decide(snapshot, now=at(100)).decide_again == at(160)
 
 
 def test_unknown_permissions_are_asked_before_anything_starts() -> None:

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from coding_agent_consumer.item.background import read_file
 from coding_agent_core.platforms.addresses import MAX_PLACE
 from coding_agent_core.settings.attempt_settings import RepositoryEnvironment, Verify
 from coding_agent_core.task.attempts import MAX_MESSAGE_BYTES, MAX_TAIL, Outcome
@@ -14,7 +15,6 @@ from coding_agent_core.task.environment import (
     RepositoryFile,
     image_pattern,
     matches,
-    read_file,
 )
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import ModelUsage, Usage
@@ -46,6 +46,19 @@ def test_every_scalar_is_text() -> None:
         (b"verify: [{run: x, timeout_seconds: 7201}]", "must be at most 7200"),
         (b"verify: [a, a, a, a, a, a, a, a, a, a, a]", "`verify`: has more than 10 entries"),
         (SERVICE.replace(b"1.10", b'"a\\0b"'), "`services.db.env.VERSION`: contains a NUL character"),
+        (b"checkout: services", "`checkout`: must be a list"),
+        (
+            b"checkout: [a, /b]",
+            "`checkout.1`: is not a folder of the repository; write its path from the root",
+        ),
+        (b"checkout: [a/]", "`checkout.0`: is not a folder"),
+        (b"checkout: [a//b]", "`checkout.0`: is not a folder"),
+        (b"checkout: [a/../b]", "`checkout.0`: is not a folder"),
+        (b"checkout: [.]", "`checkout.0`: is not a folder"),
+        (b"checkout: [a/.git/b]", "`checkout.0`: is not a folder"),
+        (b"checkout: ['a/*']", "`checkout.0`: is not a folder"),
+        (b'checkout: ["a\\nb"]', "`checkout.0`: is not a folder"),
+        (b"checkout: ['']", "`checkout.0`: is not a folder"),
         (b"[" * 5000, "nested too deeply"),
         (b"x" * 70_000, "more than 64 KiB"),
     ],
@@ -66,6 +79,12 @@ def test_any_content_is_read_or_refused_in_a_sentence(content: bytes) -> None:
     except EnvironmentFileError as error:
         told = str(error)
     assert told.endswith(".")
+
+
+def test_folders_to_check_out_are_paths_from_the_root() -> None:
+    file = read_file("checkout: [services/billing, libs, 'with blank/größe', .github]".encode())
+    assert file.checkout == ("services/billing", "libs", "with blank/größe", ".github")
+    assert not file.pod, "they need no other pod"
 
 
 def test_verify_commands_are_short_or_long() -> None:

@@ -74,7 +74,7 @@ VALID = json.loads(full(retry_after=1).to_termination_message())
         *({"usage": {"requests": -1}}, {"usage": {"requests": 10**400}}, {"retry_after": float("inf")}),
         *({"usage": {"requests": 1, "cost": "cheap"}}, {"retry_after": float("nan")}),
         *({"transcript_url": "javascript:alert(1)"}, {"tail": "x" * (MAX_TAIL + 1)}, {"message": "\ud800"}),
-        {"answered_until": "2026-11-25T12:00:00"},  # no status can hold a time without its zone
+        {"answered": 12},  # no status can hold a time without its zone
     ],
     ids=str,
 )

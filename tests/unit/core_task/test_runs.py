@@ -1,263 +1,72 @@
-"""What admission is told about an item's AgentTasks, and what is written on them."""
+"""The runs of an item: their order, what they answer, and what is written on them."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from coding_agent_core.platforms.facts import ItemKind
-from coding_agent_core.task.admission import (
-    SUBMITTED_WITHIN,
-    Duplicate,
-    StoredLook,
-    admit,
-    announcement,
-    answered,
-    cancellation,
-    is_fresh,
-    latest_of,
-    may_delete_first,
-    must_look,
-    note,
-    runs_of,
-    stored_look,
-)
 from coding_agent_core.task.agenttask import (
-    AGAIN,
-    ANNOTATION_DELIVERIES,
+    ANNOTATION_ANSWERED,
     ANNOTATION_DUPLICATE_OF,
-    ANNOTATION_LABEL_REMOVED_BY,
-    ANNOTATION_LABELED_AT,
-    ANNOTATION_LOOK,
-    ANNOTATION_WITHDRAWN_BEFORE,
+    ANNOTATION_RESCAN,
     LABEL_REPORTED,
-    LOOK,
+    RESCAN,
     AgentTask,
     manifest,
 )
-from coding_agent_core.task.model import (
-    FRESH,
-    Cause,
-    Item,
-    Origin,
-    RoundTrigger,
-    TaskRequest,
-    Trigger,
-    WithdrawalCause,
+from coding_agent_core.task.item_history import Position
+from coding_agent_core.task.model import Cause, Item, Origin, RoundTrigger, TaskRequest, Trigger, task_name
+from coding_agent_core.task.runs import (
+    StoredRescan,
+    answered_by,
+    item_read,
+    next_run,
+    rescan_change,
+    rescan_item,
+    rescanned,
+    runs_of,
+    stored_rescan,
 )
 
 from tests.fixtures.deliveries import issue
 
 T0 = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
-T1, T2, T3 = (T0 + timedelta(minutes=minutes) for minutes in (1, 2, 3))
-
-
-def item(number: int = 7) -> Item:
-    return issue(number)
-
-
-def trigger(labeled_at: datetime | None = None, delivery: str | None = None) -> Trigger:
-    return Trigger(origin=Origin.WEBHOOK, delivery_id=delivery, labeled_at=labeled_at, received_at=T0)
-
-
-def announced(now: datetime) -> dict[str, str]:
-    annotations: dict[str, str] = announcement(now)["metadata"]["annotations"]
-    return annotations
+T1, T2 = T0 + timedelta(minutes=1), T0 + timedelta(minutes=2)
+WEBHOOK = Trigger(origin=Origin.WEBHOOK, received_at=T0)
 
 
 def task(
     run: int = 1,
     *,
     of: Item | None = None,
-    by: Trigger | None = None,
+    by: Trigger = WEBHOOK,
     cancel: bool = False,
     annotations: dict[str, str] | None = None,
-    deleting: bool = False,
     reported: str | None = None,
-    spec: dict[str, Any] | None = None,
     created: datetime = T0,
+    answers: str | None = None,
     **conditions: str,
 ) -> AgentTask:
-    request = TaskRequest(item=of or item(), trigger=by or trigger())
-    body = manifest(request, run=run, timeout_seconds=60, max_attempts=3)
+    """Return a run.
+
+    Args:
+        answers: what its attempt has read last.
+    """
+    body = manifest(TaskRequest(item=of or issue(7), trigger=by), run=run, timeout_seconds=60, max_attempts=3)
     body["metadata"] |= {"creationTimestamp": created.isoformat(), "resourceVersion": f"{run}0"}
     body["metadata"].setdefault("annotations", {}).update(annotations or {})
     if reported is not None:
         body["metadata"]["labels"][LABEL_REPORTED] = reported
-    if deleting:
-        body["metadata"]["deletionTimestamp"] = "2026-11-25T12:05:00Z"
     body["spec"]["cancel"] = cancel
-    body["spec"] |= spec or {}
+    attempt: dict[str, Any] = {"number": 1, "job": "j", "startTime": T0.isoformat(), "answered": answers}
     body["status"] = {
+        "attempts": [] if answers is None else [attempt],
         "conditions": [
             {"type": name, "status": is_, "reason": "Because", "lastTransitionTime": created.isoformat()}
             for name, is_ in conditions.items()
-        ]
+        ],
     }
     return AgentTask.of(body)
-
-
-SPEC = manifest(TaskRequest(item=item(), trigger=trigger()), run=1)["spec"]
-
-
-@pytest.mark.parametrize(
-    ("of", "terminal", "cancel", "labels_shown"),
-    [
-        (task(), False, False, False),
-        (task(Succeeded="True"), True, False, False),
-        (task(Succeeded="False"), True, False, False),
-        (task(Succeeded="False", LabelsShown="True"), True, False, True),
-        (task(cancel=True), False, True, False),
-        (task(deleting=True), True, False, False),
-    ],
-)
-def test_conditions_are_the_truth(of: AgentTask, terminal: bool, cancel: bool, labels_shown: bool) -> None:
-    facts = latest_of([of])
-    assert facts is not None
-    assert (facts.terminal, facts.cancel_requested, facts.labels_shown) == (terminal, cancel, labels_shown)
-
-
-def test_the_newest_run_is_the_one_of_the_highest_number_whatever_the_order() -> None:
-    facts = latest_of([task(10), task(9, Succeeded="True"), task(2)])
-    assert facts is not None
-    assert (facts.run, facts.name[-4:]) == (10, "-r10")
-
-
-def test_deliveries_of_all_runs_are_known() -> None:
-    runs = [
-        task(1, by=trigger(delivery="a"), annotations={ANNOTATION_DELIVERIES: "b,c"}, Succeeded="True"),
-        task(2, by=trigger(delivery="d")),
-    ]
-    facts = latest_of(runs)
-    assert facts is not None
-    assert facts.delivery_ids == {"a", "b", "c", "d"}
-
-
-@pytest.mark.parametrize(
-    ("first", "annotation", "known"),
-    [(None, None, None), (T1, None, T1), (T1, T2.isoformat(), T2), (T1, "edited by hand", T1)],
-)
-def test_the_newest_labeling_counts(
-    first: datetime | None, annotation: str | None, known: datetime | None
-) -> None:
-    annotations = {ANNOTATION_LABELED_AT: annotation} if annotation else {}
-    facts = latest_of([task(by=trigger(first), annotations=annotations)])
-    assert facts is not None
-    assert facts.labeled_at == known
-
-
-def test_a_newer_run_does_not_make_the_clock_go_back() -> None:
-    facts = latest_of([task(1, by=trigger(T3), cancel=True), task(2)])
-    assert facts is not None
-    assert facts.labeled_at == T3
-
-
-def test_others_with_the_same_hash_and_what_cannot_be_read_are_not_the_items() -> None:
-    unreadable = task(3, spec={"source": "of another release"})
-    unknown = task(4, spec={"source": SPEC["source"] | {"platform": "gerrit"}})
-    runs = runs_of(item(), [task(2), task(1, of=item(8)), unreadable, unknown, task(1)])
-    assert [run.spec.run for run in runs] == [1, 2]
-
-
-def test_what_was_withdrawn_with_a_later_run_counts_while_an_older_one_is_being_stopped() -> None:
-    first, second = ({ANNOTATION_WITHDRAWN_BEFORE: at.isoformat()} for at in (T1, T3))
-    runs = [
-        task(1, by=trigger(T0), cancel=True, annotations=first),
-        task(2, by=trigger(T2), cancel=True, annotations=second, created=T2, Succeeded="False"),
-    ]
-    facts = latest_of(runs)
-    assert facts is not None
-    assert (facts.run, facts.terminal, facts.withdrawn_before) == (2, False, T3)
-    assert isinstance(admit(trigger(T2, "again"), facts), Duplicate)
-
-
-@pytest.mark.parametrize(
-    ("known", "noted", "patched"),
-    [
-        (T1, "", {ANNOTATION_LABELED_AT: T2.isoformat(), ANNOTATION_LABEL_REMOVED_BY: "Bot"}),
-        (T1, "Bot", {ANNOTATION_LABELED_AT: T2.isoformat()}),
-        (T2, "", {ANNOTATION_LABEL_REMOVED_BY: "Bot"}),
-        (T2, "Bot", None),
-    ],
-)
-def test_before_we_take_a_label_off_the_task_says_what_it_answers_and_who_we_are(
-    known: datetime, noted: str, patched: dict[str, str] | None
-) -> None:
-    annotations = {ANNOTATION_LABEL_REMOVED_BY: noted} if noted else {}
-    patch = answered(task(by=trigger(known), annotations=annotations), T2, "Bot")
-    assert patch == (None if patched is None else {"metadata": {"annotations": patched}})
-    facts = latest_of([task(2), task(by=trigger(known), annotations=annotations | (patched or {}))])
-    assert facts is not None
-    assert facts.accounts == {"bot"}
-
-
-def _note(
-    of: AgentTask, event: Trigger, newer: datetime | None, *, looks_old: bool = False
-) -> dict[str, Any] | None:
-    facts = latest_of([of])
-    assert facts is not None
-    return note(of, event, Duplicate(of.name, "it is known", newer, looks_old), facts)
-
-
-@pytest.mark.parametrize(
-    ("looks_old", "reported", "after"),
-    [
-        (True, "true", AGAIN),
-        (True, LOOK, AGAIN),
-        (False, "true", None),
-        (True, None, None),
-        (True, AGAIN, None),
-    ],
-)
-def test_a_label_that_looks_old_makes_the_reporter_read_the_item_of_an_ended_run_again(
-    looks_old: bool, reported: str | None, after: str | None
-) -> None:
-    ended = task(by=trigger(T1, "a"), reported=reported, Succeeded="True")
-    patch = _note(ended, trigger(T1, "b"), None, looks_old=looks_old)
-    assert patch == (None if after is None else {"metadata": {"labels": {LABEL_REPORTED: after}}})
-
-
-def test_a_newer_labeling_moves_the_annotation() -> None:
-    assert _note(task(by=trigger(T1, "a")), trigger(T2, "b"), T2) == {
-        "metadata": {"annotations": {ANNOTATION_LABELED_AT: T2.isoformat(), ANNOTATION_DELIVERIES: "b"}}
-    }
-
-
-@pytest.mark.parametrize(
-    ("event", "newer", "written"),
-    [
-        (trigger(T1, "a"), None, False),  # the same delivery again
-        (trigger(T1, "b"), None, False),  # known by its time
-        (trigger(None, "b"), None, True),  # known by nothing but its id
-        (trigger(None, None), None, False),  # a poll
-        (trigger(T2, None), T2, True),
-    ],
-)
-def test_only_what_is_news_is_written(event: Trigger, newer: datetime | None, written: bool) -> None:
-    patch = _note(task(by=trigger(T1, "a")), event, newer)
-    assert (patch is not None) == written
-
-
-def test_the_newest_twenty_deliveries_are_kept() -> None:
-    noted = [f"d{number}" for number in range(20)]
-    patch = _note(task(annotations={ANNOTATION_DELIVERIES: ",".join(noted)}), trigger(None, "new"), None)
-    assert patch is not None
-    assert patch["metadata"]["annotations"][ANNOTATION_DELIVERIES].split(",") == [*noted[1:], "new"]
-
-
-def test_a_cancel_says_before_when_labels_were_withdrawn() -> None:
-    patch = cancellation("the issue lost the label", WithdrawalCause.UNLABELED, T2)
-    facts = latest_of([task(by=trigger(T1), cancel=True, annotations=patch["metadata"]["annotations"])])
-    assert facts is not None
-    assert (facts.labeled_at, facts.withdrawn_before) == (T1, T2)
-    assert facts.answered_until == T2 - timedelta(seconds=1)
-
-
-def test_what_was_withdrawn_with_an_older_run_counts_as_answered() -> None:
-    withdrawn = {ANNOTATION_WITHDRAWN_BEFORE: T3.isoformat()}
-    facts = latest_of([task(1, by=trigger(T1), cancel=True, annotations=withdrawn), task(2, created=T1)])
-    assert facts is not None
-    assert facts.withdrawn_before is None
-    assert facts.labeled_at == T3 - timedelta(seconds=1)
 
 
 DUPLICATE = {ANNOTATION_DUPLICATE_OF: "another"}
@@ -279,47 +88,42 @@ DUPLICATE = {ANNOTATION_DUPLICATE_OF: "another"}
 )
 def test_the_newest_run_works_or_was_created_last(older: AgentTask, newest: AgentTask) -> None:
     for runs in ([older, newest], [newest, older]):
-        assert runs_of(item(), runs) == [older, newest]
-        facts = latest_of(runs)
-        assert facts is not None
-        assert facts.name == newest.name
-        assert facts.run == max(older.spec.run, newest.spec.run)
+        assert runs_of(issue(7), runs) == [older, newest]
+
+
+def test_others_with_the_same_hash_are_not_the_items() -> None:
+    assert runs_of(issue(7), [task(of=issue(8))]) == []
 
 
 @pytest.mark.parametrize(
-    ("origin", "cause", "age", "fresh"),
-    [
-        (Origin.WEBHOOK, Cause.LABEL, timedelta(0), True),
-        (Origin.WEBHOOK, Cause.LABEL, -FRESH, True),  # the forge's clock is ahead
-        (Origin.WEBHOOK, Cause.LABEL, -FRESH - timedelta(seconds=1), False),
-        (Origin.WEBHOOK, Cause.LABEL, FRESH + timedelta(seconds=1), False),
-        (Origin.WEBHOOK, Cause.LABEL, None, False),
-        (Origin.WEBHOOK, Cause.COMMAND, timedelta(0), False),
-        (Origin.POLL, Cause.LABEL, timedelta(0), False),
-        (Origin.REDELIVERY, Cause.LABEL, timedelta(0), False),
-        (Origin.LABELS, Cause.LABEL, timedelta(0), False),
-    ],
+    ("runs", "taken", "free"), [([], [], 1), ([], [1], 2), ([1], [1], 2), ([1], [1, 2, 3], 4)]
 )
-def test_a_webhook_soon_after_its_label_is_fresh(
-    origin: Origin, cause: Cause | None, age: timedelta | None, fresh: bool
+def test_the_next_run_has_the_first_number_whose_name_is_free(
+    runs: list[int], taken: list[int], free: int
 ) -> None:
-    at = None if age is None else T0 - age
-    assert is_fresh(Trigger(origin=origin, cause=cause, labeled_at=at, received_at=T0)) is fresh
+    stored = [AgentTask.of({"metadata": {"name": task_name(issue(7), number)}}) for number in taken]
+    assert next_run(issue(7), [task(number) for number in runs], stored) == free
+
+
+NOTED = {ANNOTATION_ANSWERED: "5"}
 
 
 @pytest.mark.parametrize(
-    ("runs", "may"),
+    ("of", "answered"),
     [
-        ([task(1)], True),
-        ([task(1), task(2, Succeeded="True")], False),
-        ([task(1), task(1, of=item(8))], True),
-        ([task(1, annotations=announced(T0))], True),
-        ([task(1, annotations=announced(T0 + timedelta(seconds=1)))], False),
-        ([], False),
+        (task(), None),
+        (task(annotations=NOTED), 5),
+        (task(annotations=NOTED, answers="3"), 5),  # another attempt follows
+        (
+            task(annotations=NOTED, answers="3", Succeeded="True"),
+            3,
+        ),  # a label that came after the work is new
+        (task(annotations=NOTED, answers="3", cancel=True, Succeeded="False"), 5),
+        (task(annotations={ANNOTATION_ANSWERED: "edited"}), None),
     ],
 )
-def test_run_1_may_go_as_the_only_run_if_no_other_is_about_to_come(runs: list[AgentTask], may: bool) -> None:
-    assert may_delete_first(item(), runs, T0 + SUBMITTED_WITHIN) is may
+def test_a_run_answers_what_its_last_attempt_has_read(of: AgentTask, answered: int | None) -> None:
+    assert answered_by(of) == (None if answered is None else Position((answered,)))
 
 
 A_ROUND = Trigger(
@@ -332,34 +136,17 @@ A_ROUND = Trigger(
 )
 
 
-@pytest.mark.parametrize(("swapped", "shown"), [("True", True), ("False", False)])
-def test_a_label_is_never_left_from_a_round(swapped: str, shown: bool) -> None:
-    by_label = task(1, by=trigger(T1), LabelsShown=swapped)
-    a_round = task(2, by=A_ROUND, created=T2)
-    latest = latest_of([by_label, a_round])
-    assert latest is not None
-    assert (latest.name, latest.is_round, latest.run) == (a_round.name, True, 2)
-    assert latest.labels_shown is shown
-    assert latest.labeled_at == T1
-    alone = latest_of([a_round])
-    assert alone is not None
-    assert alone.labels_shown
-    before = latest_of([task(1, by=A_ROUND), task(2, by=trigger(T1), created=T2)])
-    assert before is not None
-    assert not before.is_round
-
-
 def test_the_name_of_a_round_follows_from_its_cause_and_is_a_label() -> None:
     names = {task(run, by=A_ROUND).name for run in (1, 7)}
     assert len(names) == 1
     [name] = names
     assert name.endswith("-checks-0123456789")
-    far = item(9_999_999_999).model_copy(update={"kind": ItemKind.CHANGE, "repository": f"o/{'r' * 90}"})
+    far = issue(9_999_999_999).model_copy(update={"kind": ItemKind.CHANGE, "repository": f"o/{'r' * 90}"})
     assert len(task(1, of=far, by=A_ROUND).name) <= 58
 
 
-CHANGE = item(8).model_copy(update={"kind": ItemKind.CHANGE})
-REVIEWED, CHECKED = ([CHANGE, item()], "eve"), ([CHANGE, item()], "")
+CHANGE = issue(8).model_copy(update={"kind": ItemKind.CHANGE})
+REVIEWED, CHECKED = ([CHANGE, issue(7)], "eve"), ([CHANGE, issue(7)], "")
 
 
 @pytest.mark.parametrize(
@@ -367,30 +154,61 @@ REVIEWED, CHECKED = ([CHANGE, item()], "eve"), ([CHANGE, item()], "")
     [
         ([REVIEWED], 8, "eve"),
         ([CHECKED], 8, ""),
-        ([REVIEWED, ([CHANGE, item()], "mallory")], 8, "mallory"),
+        ([REVIEWED, ([CHANGE, issue(7)], "mallory")], 8, "mallory"),
         ([REVIEWED, CHECKED], 8, ""),
         ([CHECKED, REVIEWED], 8, ""),
-        ([([item()], "")], None, ""),
-        ([CHECKED, ([item()], "")], None, ""),
-        ([([item()], ""), CHECKED], None, ""),
+        ([([issue(7)], "")], None, ""),
+        ([CHECKED, ([issue(7)], "")], None, ""),
+        ([([issue(7)], ""), CHECKED], None, ""),
         ([CHECKED, ([CHANGE.model_copy(update={"number": 9})], "")], None, ""),
     ],
 )
-def test_a_stored_look_asks_for_what_all_its_events_ask_for(
+def test_a_request_asks_for_what_all_its_events_ask_for(
     events: list[tuple[list[Item], str]], change: int | None, author: str
 ) -> None:
     annotations: dict[str, str] = {}
     for items, by in events:
-        annotations |= must_look(task(annotations=annotations), T1, items, by)["metadata"]["annotations"]
-    assert stored_look(task(annotations=annotations)) == StoredLook(at=T1, change=change, author=author)
+        annotations |= rescan_change(task(annotations=annotations), T1, items, by)["metadata"]["annotations"]
+    wanted = StoredRescan(at=T1, changes=True, change=change, author=author)
+    assert stored_rescan(task(annotations=annotations)) == wanted
 
 
-@pytest.mark.parametrize(
-    ("annotation", "found"),
-    [(None, None), (T1.isoformat(), StoredLook()), ('{"change":8,"later":1}', StoredLook())],
-)
-def test_a_stored_look_of_another_version_asks_for_all_changes(
-    annotation: str | None, found: StoredLook | None
-) -> None:
-    annotations = {} if annotation is None else {ANNOTATION_LOOK: annotation}
-    assert stored_look(task(annotations=annotations)) == found
+def test_a_label_and_a_change_are_asked_for_in_one_request_and_answered_by_themselves() -> None:
+    both = dict(rescan_item(task(), T1, T0)["metadata"]["annotations"])
+    both |= rescan_change(task(annotations=both), T2, [CHANGE], "eve")["metadata"]["annotations"]
+    wanted = StoredRescan(at=T2, labels=True, event_at=T0, changes=True, change=8, author="eve")
+    assert stored_rescan(task(annotations=both)) == wanted
+    done = rescanned(task(annotations=both), item=True)
+    assert done is not None
+    left = stored_rescan(task(annotations=done["metadata"]["annotations"]))
+    assert left == StoredRescan(at=T2, changes=True, change=8, author="eve")
+    assert rescanned(task(), item=True) is None
+
+
+def test_a_run_whose_end_is_shown_is_watched_again_until_its_item_was_read() -> None:
+    asked = rescan_item(task(reported="true"), T1, None)["metadata"]
+    assert asked["labels"] == {LABEL_REPORTED: RESCAN}
+    assert "labels" not in rescan_item(task(), T1, None)["metadata"]
+    done = rescanned(task(reported=RESCAN, annotations=asked["annotations"]), item=True)
+    assert done is not None
+    assert done["metadata"]["annotations"] == {ANNOTATION_RESCAN: None}
+
+
+def test_a_request_that_somebody_edited_asks_for_everything() -> None:
+    assert stored_rescan(task(annotations={ANNOTATION_RESCAN: "?"})) == StoredRescan(
+        labels=True, changes=True
+    )
+
+
+def test_what_a_run_answers_and_that_its_item_was_read_is_one_patch() -> None:
+    asked = task(annotations=dict(rescan_item(task(), T1, None)["metadata"]["annotations"]))
+    five = Position((5,))
+
+    def annotations(of: AgentTask, answers: Position | None, *, done: bool) -> dict[str, str | None]:
+        patch = item_read(of, answers, done=done)
+        return {} if patch is None else patch["metadata"]["annotations"]
+
+    assert annotations(asked, five, done=True) == {ANNOTATION_ANSWERED: "5", ANNOTATION_RESCAN: None}
+    assert annotations(asked, five, done=False) == {ANNOTATION_ANSWERED: "5"}
+    assert annotations(asked, None, done=True) == {ANNOTATION_RESCAN: None}
+    assert annotations(task(annotations=NOTED), five, done=True) == {}

@@ -120,7 +120,7 @@ def test_the_schema_of_an_older_commit_lacks_fields_and_values_and_its_own_lacks
     [old] = of_november_28()["spec"]["versions"]
     text = describe_gaps(schema_gaps(schema_of(old)))
     for part in (
-        "fields are missing (spec.trigger.round, status.attempts[].answeredUntil, ",
+        "fields are missing (spec.trigger.round, status.attempts[].answered, ",
         "spec.source.platform does not allow gitea",
         "spec.trigger.cause does not allow checks, conflict, review",
         "status.phase does not allow Starting",

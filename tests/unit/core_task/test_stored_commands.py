@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from coding_agent_core.task.agenttask import AGAIN, LABEL_REPORTED, LOOK, AgentTask, manifest
+from coding_agent_core.task.agenttask import LABEL_REPORTED, RESCAN, AgentTask, manifest
 from coding_agent_core.task.commands import (
     ANNOTATION_COMMANDS,
     LABEL_COMMANDS,
@@ -78,7 +78,7 @@ def test_a_command_is_stored_and_comes_back_as_it_was() -> None:
 
 
 def test_a_task_whose_end_was_shown_is_watched_again() -> None:
-    for label, after in (("true", AGAIN), (LOOK, AGAIN), (AGAIN, AGAIN), (None, None)):
+    for label, after in (("true", RESCAN), (RESCAN, RESCAN), (None, None)):
         before = task(labels={LABEL_REPORTED: label} if label else {})
         patch = store(before, command())
         assert not isinstance(patch, CommandIgnored)

@@ -264,7 +264,7 @@ async def test_the_newest_labeling_is_looked_for_from_the_last_page_back(
         pages.append(page)
         event = {"event": "labeled", "label": {"name": "coding agent"}, "actor": None}
         events = [
-            event | {"created_at": f"2026-11-0{page}T00:00:0{second}Z"}
+            event | {"id": 10 * page + second, "created_at": f"2026-11-0{page}T00:00:0{second}Z"}
             for second in (1, 2)
             if page == labeled_on
         ]

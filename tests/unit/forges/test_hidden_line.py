@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.hidden_line import CheckedBody, HiddenLines, checked, signed
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
@@ -17,6 +16,7 @@ from coding_agent_core.reporting.comment import State, read_state
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets, SecretSettings
 from coding_agent_core.task.model import Item, Phase
+from coding_agent_forges.rest.hidden_line import CheckedBody, HiddenLines, checked, signed
 
 from tests.unit.forges.wire import ITEMS
 

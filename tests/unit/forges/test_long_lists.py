@@ -14,7 +14,8 @@ from coding_agent_core.platforms.registry import Platform
 from coding_agent_forges.gitea import client as gitea
 from coding_agent_forges.github import client as github
 from coding_agent_forges.gitlab import client as gitlab
-from coding_agent_forges.rest.forge import COMMENT_LIMIT, Forge
+from coding_agent_forges.rest.comments import COMMENT_LIMIT
+from coding_agent_forges.rest.forge import Forge
 
 from tests.unit.forges.wire import ITEMS, Wire, answer
 

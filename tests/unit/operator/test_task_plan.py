@@ -8,6 +8,7 @@ import pytest
 from coding_agent_core.task.agenttask import AgentTask, Condition, Event, OutcomeType, Status
 from coding_agent_core.task.model import CommandName, Phase
 from coding_agent_core.task.reasons import Reason
+from coding_agent_core.task.runs import answered_by
 from coding_agent_core.task.usage import Usage
 from coding_agent_operator.cluster.observed import Job
 from coding_agent_operator.tasks.outcome_of import delay_after
@@ -39,7 +40,7 @@ from tests.unit.operator.making import (
 )
 
 GO, WAIT = SchedulingDecision(start=True), SchedulingDecision(position=3)
-FAILED, DISRUPTED = OutcomeType.FAILED, OutcomeType.DISRUPTED
+FAILED, DISRUPTED, RESTARTED = OutcomeType.FAILED, OutcomeType.DISRUPTED, OutcomeType.RESTARTED
 LONG_AGO: dict[str, Any] = {"completion_time": ago(1e6)}
 
 
@@ -321,6 +322,18 @@ def test_disruptions_have_an_end() -> None:
     assert plan.status.phase is Phase.FAILED
 
 
+def test_attempts_that_a_forge_kept_from_beginning_are_no_disruptions() -> None:
+    policy = replace(POLICY, max_disruptions=2)
+    known = [attempt(n, RESTARTED, counted=False, reason="ForgeDown", **LONG_AGO) for n in range(1, 20)]
+    assert plan_task(task(status(*known)), [], GO, NOW, policy).create == 20
+    [*before, last] = known
+    ended = job(19, failure="BackoffLimitExceeded", pods=(pod(**said(Reason.FORGE_DOWN)),))
+    plan = plan_task(task(status(*before, attempt(19))), [ended], GO, NOW, policy)
+    assert plan.create is None, "the next attempt waits, and tasks of other forges have the place"
+    assert plan.status is not None
+    assert (plan.status.phase, plan.status.attempts[-1].outcome) == (Phase.BACKOFF, last.outcome)
+
+
 def test_what_ended_is_released() -> None:
     done = complete()
     foreign = job(3, owner="x", complete=True)
@@ -427,3 +440,21 @@ def test_a_wait_that_a_provider_asked_for_outlasts_a_suspension() -> None:
     resumed = plan_task(task(suspended), [], GO, later, POLICY)
     assert (resumed.stage, resumed.create) == (Stage.BACKOFF, None)
     assert resumed.requeue_at == until
+
+
+def test_a_task_whose_attempt_was_withdrawn_is_cancelled_and_answers_what_the_attempt_has_read() -> None:
+    withdrawn = failed(**said(Reason.WITHDRAWN, answered="7"))
+    plan = plan_task(task(), [withdrawn], GO, NOW, POLICY)
+    assert plan.create is None, "another attempt would work for nobody"
+    assert plan.status is not None
+    assert (plan.status.phase, plan.status.reason) == (Phase.CANCELLED, "Cancelled")
+    [recorded] = plan.status.attempts
+    assert (recorded.reason, recorded.answered) == (Reason.WITHDRAWN, "7")
+    assert str(answered_by(task(plan.status))) == "7"
+
+
+def test_an_attempt_that_read_before_it_was_cancelled_does_not_say_what_the_task_answers() -> None:
+    withdrawn = failed(**said(Reason.WITHDRAWN, answered="7"))
+    plan = plan_task(task(cancel=True), [withdrawn], GO, NOW, POLICY)
+    assert plan.status is not None
+    assert answered_by(task(plan.status, cancel=True)) is None

@@ -24,7 +24,7 @@ class Commented(LabelRace):
     def __init__(self) -> None:
         super().__init__(0)
         self.forge.offset, self.forge.account_known = timedelta(0), True
-        self.forge.find_comment = self._find  # type: ignore[method-assign, assignment]
+        self.forge.find_comment = self._find  # type: ignore[method-assign]
         self.forge.upsert_comment = self._upsert  # type: ignore[method-assign]
         self.context = replace(self.context, change_rounds=lambda _, __: self.rounds)
         self.written: list[str] = []
@@ -37,7 +37,6 @@ class Commented(LabelRace):
 
     async def _upsert(self, _: object, __: str, body: str, **___: object) -> Comment:
         self.written.append(body)
-        self.forge.updated = self.forge.second(self.server.now)
         return Comment("1", US, body, self.server.now)
 
     @property
@@ -54,7 +53,13 @@ class Commented(LabelRace):
     def unlabel_and_stop(self) -> None:
         self.server.now += timedelta(seconds=2)
         self.unlabel()
+        self.read_and_stop()
+
+    def read_and_stop(self) -> None:
+        """The reporter reads the item, and cancels its run; the operator ends it."""
         self.deliver_all()
+        self.reconcile()
+        self.finish()
         self.operate()
 
     def report(self, times: int) -> None:
@@ -96,12 +101,12 @@ def test_the_comment_of_a_waiting_run_shows_the_change_that_the_run_before_it_ha
     issue.unlabel()
     issue.server.now += timedelta(seconds=2)
     issue.label()
-    issue.deliver_all()
-    for _ in range(4):  # both runs, in any order
+    issue.read_and_stop()
+    issue.has(1, CHANGE)
+    for _ in range(4):  # the second run follows once the first has ended
         issue.reconcile()
         issue.finish()
-    issue.operate()
-    issue.has(1, CHANGE)
+    assert [run["spec"]["run"] for run in issue.runs()] == [1, 2]
     issue.unlabel_and_stop()
     issue.report(12)
     assert (issue.shown.run, issue.shown.phase) == (2, Phase.CANCELLED)

@@ -15,7 +15,7 @@ from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.agenttask import (
-    ANNOTATION_CHECK_LABEL,
+    ANNOTATION_RESCAN,
     LABEL_REPORTED,
     AgentTask,
     Condition,
@@ -367,7 +367,7 @@ ENDED = Condition.model_validate(
     [
         (Phase.QUEUED, {}, {}, Rank.CHANGE),
         (Phase.QUEUED, {LABEL_COMMANDS: PENDING}, {}, Rank.WITHDRAWAL),
-        (Phase.RUNNING, {}, {ANNOTATION_CHECK_LABEL: "the label was removed"}, Rank.WITHDRAWAL),
+        (Phase.RUNNING, {}, {ANNOTATION_RESCAN: '{"labels":true}'}, Rank.WITHDRAWAL),
         (Phase.CANCELLED, {LABEL_COMMANDS: PENDING}, {}, Rank.END),
     ],
 )

@@ -13,15 +13,15 @@ from coding_agent_core.forge.values import ItemState
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.reporting.comment import Links, read_state
 from coding_agent_core.task.agenttask import AgentTask, manifest
+from coding_agent_core.task.item_history import ItemAction, ItemEvent, ItemHistory
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
-from coding_agent_forges.rest.calls import Read
 from coding_agent_operator.reporter.reconcile_item import reconcile
 from coding_agent_operator.reporter.report import TaskMemory
 
 from tests.unit.consumer_rounds.test_looks import RED, FakeForge
 from tests.unit.core_rounds.making import NOON
 from tests.unit.operator.making import ended
-from tests.unit.operator_reporter.test_round_looks import looks
+from tests.unit.operator_reporter.test_round_scans import looks
 
 ISSUE = RED.item.model_copy(update={"kind": ItemKind.ISSUE, "number": 7})
 WORKS, STOPS, OVER = "works", "is being stopped", "over"
@@ -59,8 +59,10 @@ class LabeledForge(FakeForge):
     async def read_state(self, item: Item) -> ItemState:
         return ItemState(frozenset({"coding agent processing"}), open=True)
 
-    async def label_history(self, *_: object) -> Read[Any]:
-        return Read()
+    async def item_history(self, *_: object) -> ItemHistory:
+        names = frozenset({"coding agent"}), frozenset({"coding agent", "coding agent processing"})
+        applied = ItemEvent(1, ItemAction.LABELED, "coding agent processing", "alice", NOON)
+        return ItemHistory([applied], frozenset({"coding agent processing"}), True, *names, "bot")
 
     async def remove_label(self, *_: object) -> bool:
         return True
@@ -100,16 +102,3 @@ async def test_the_comment_does_not_go_back_to_a_run_that_is_being_stopped(resta
                 now = state.run if state is not None else 0
                 assert now >= shown, schedule
                 shown = now
-
-
-async def test_the_comment_goes_back_to_a_run_that_goes_on_working() -> None:
-    forge, stored = LabeledForge(), Stored()
-    parts: dict[str, Any] = {"tasks": stored}
-    context = replace(looks(forge).context, links=Links("https://github.com", "coding-agent/"), **parts)
-    found = []
-    for step, number in [({1: WORKS}, 1), ({1: WORKS, 2: WORKS}, 2), ({1: WORKS, 2: OVER}, 1)]:
-        stored.states = step
-        await reconcile(context, run_of(number, step[number]), TaskMemory(f"uid-{number}"))
-        state = read_state(forge.comments[ISSUE.kind, ISSUE.number])
-        found.append(state and state.run)
-    assert found == [1, 2, 1]

@@ -13,7 +13,6 @@ from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.reporting.comment import Links, State, comment, read_state
 from coding_agent_core.rounds.notes import notes_of, our_comment, shows
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.task.admission import cancellation
 from coding_agent_core.task.agenttask import AgentTask, manifest
 from coding_agent_core.task.model import Cause, Item, Origin, Phase, TaskRequest, Trigger, WithdrawalCause
 from coding_agent_core.task.round_cause import (
@@ -28,6 +27,7 @@ from coding_agent_core.task.round_cause import (
 )
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord, RoundResult
 from coding_agent_core.task.round_report import report_of_round, trigger_of
+from coding_agent_core.task.runs import cancellation
 from coding_agent_operator.reporter.report import report_of, with_round
 
 NOW = datetime(2026, 11, 2, 12, 0, tzinfo=UTC)

@@ -78,9 +78,9 @@ async def test_the_metric_follows_the_token_and_an_event_is_written_once_a_day(t
         nonlocal now, seconds
         for _ in range(hours):
             now, seconds = now + timedelta(minutes=59), seconds + 3540
-            await expiry.look("gitlab.com")
+            await expiry.check("gitlab.com")
 
-    await expiry.look("gitlab.com")
+    await expiry.check("gitlab.com")
     assert shown("gitlab.com") == datetime(2026, 12, 5, tzinfo=UTC).timestamp()
     assert wire.sent == [("GET", "/personal_access_tokens/self")]
     await looks(1)
@@ -91,7 +91,7 @@ async def test_the_metric_follows_the_token_and_an_event_is_written_once_a_day(t
     assert [event.reason for event in events] == ["TokenExpiresSoon"]
 
     file.write_text("rotated")
-    await expiry.look("gitlab.com")
+    await expiry.check("gitlab.com")
     assert len(wire.sent) == 3, "a new token is asked about at once"
     assert shown("gitlab.com") == datetime(2027, 12, 5, tzinfo=UTC).timestamp()
     await looks(30)
@@ -116,7 +116,7 @@ async def test_a_reminder_comes_each_day_and_no_forge_is_asked_that_cannot_say_i
     expiry = TokenExpiry(forges, emit, lambda: now, lambda: 0.0)
     for _ in range(8 * 24):
         for host in forges:
-            await expiry.look(host)
+            await expiry.check(host)
         now += timedelta(hours=1)
     for name in ("gitlab", "github"):
         told = [event.reason for event in events if f"The token for {name}" in event.message]
@@ -161,10 +161,10 @@ async def test_a_token_that_cannot_be_read_is_logged_once_an_hour(
 
     for minute in range(90):
         seconds = 60.0 * minute
-        await expiry.look("gitlab.com")
+        await expiry.check("gitlab.com")
     assert logged() == 2
     file.write_text("the-second")
-    await expiry.look("gitlab.com")
+    await expiry.check("gitlab.com")
     file.write_text("")
-    await expiry.look("gitlab.com")
+    await expiry.check("gitlab.com")
     assert logged() == 3, "a new failure is logged at once"

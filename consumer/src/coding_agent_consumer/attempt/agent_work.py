@@ -20,17 +20,13 @@ from coding_agent_core.task.environment import RepositoryFile, VerifyCommand
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Allowance, Usage
 
-from coding_agent_consumer.agent.model_spec import allowed_models, upstreams
 from coding_agent_consumer.agent_interface import Agent, Brief, Step
 from coding_agent_consumer.attempt.time_limits import AttemptTime
 from coding_agent_consumer.item.background import set_up
 from coding_agent_consumer.repository.commits import InvalidPatchError
-from coding_agent_consumer.repository.forge_commits import NOTE
 from coding_agent_consumer.repository.publisher import Publisher
-from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.transcripts.store import Transcripts
 from coding_agent_consumer.transcripts.transcript import scrub_for
-from coding_agent_consumer.verification.commands import WorkVerification, note_about
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
@@ -97,19 +93,32 @@ class AgentWork:
         """
         async with self._open_workspace() as workspace:
             repository = self.publisher.repository
-            await workspace.seed(await repository.bundle(), repository.branch)
+            await workspace.seed(repository.seed(file.checkout))
             scrub = scrub_for(self.settings)
             notes = await run_until(
                 lambda: set_up(workspace, file, self.time.deadline, scrub), self.time.stop
             )
             commands = self.settings.verify.commands_of(file)
-            signed_by_forge = self.settings.consumer.commits.sign is Signing.GITHUB
-            notes += note_about(commands) + (NOTE if signed_by_forge else "")
+            notes += self._notes_about(commands)
             worked = await self._work(replace(brief, prompt=brief.prompt + notes), workspace, commands)
             self.finished = worked.reason is Reason.COMPLETED
             worked = await self._publish(workspace, worked)
             self.pushed = self.publisher.pushed_branch
         return worked
+
+    def _notes_about(self, commands: Sequence[VerifyCommand]) -> str:
+        """Return what the prompt says about the commands that check the work, and about files."""
+        # Most attempts have neither such commands nor commits that the forge signs, and import neither.
+        notes = ""
+        if commands:
+            from coding_agent_consumer.verification.commands import note_about  # noqa: PLC0415
+
+            notes += note_about(commands)
+        if self.settings.consumer.commits.sign is Signing.GITHUB:
+            from coding_agent_consumer.repository.forge_commits import NOTE  # noqa: PLC0415
+
+            notes += NOTE
+        return notes
 
     def _open_workspace(self) -> AbstractAsyncContextManager[Workspace]:
         workspace = self.settings.consumer.workspace
@@ -122,7 +131,8 @@ class AgentWork:
 
     async def _work(self, brief: Brief, workspace: Workspace, commands: Sequence[VerifyCommand]) -> Outcome:
         """Let the agent work, and push its work from time to time. Then let the commands check the work."""
-        # By now, this has been imported beside the clone.
+        # By now, the gateway has been imported beside the clone.
+        from coding_agent_consumer.agent.upstreams import allowed_models, upstreams  # noqa: PLC0415
         from coding_agent_consumer.gateway.gateway_server import open_gateway  # noqa: PLC0415
 
         if self.round is not None:
@@ -143,7 +153,7 @@ class AgentWork:
                 host=settings.gateway.host,
                 on_counted=self._record,
             ) as gateway,
-            any_of(self.time.stop, gateway.exhausted, self.publisher.branch_moved) as stop,
+            any_of(self.time.stop, gateway.exhausted, self.publisher.must_end) as stop,
         ):
             self._gateway = gateway
             self._record(gateway.usage)
@@ -163,6 +173,8 @@ class AgentWork:
             worked = await work(brief)
             if not commands or worked.reason is not Reason.COMPLETED:
                 return worked
+            from coding_agent_consumer.verification.commands import WorkVerification  # noqa: PLC0415
+
             verification = WorkVerification(
                 workspace=workspace,
                 publisher=self.publisher,
@@ -213,7 +225,7 @@ class AgentWork:
     async def _with_commit(self, workspace: Workspace, worked: Outcome) -> Outcome:
         """Commit the workspace's work. Return the outcome with notes for people about the work."""
         completed = worked.reason is Reason.COMPLETED
-        summary = worked.summary if self.round is None else without_ids(worked.summary)
+        summary = worked.summary if self.round is None else self.round.public(worked.summary)
         try:
             note = await self.publisher.commit(workspace, summary, finished=completed)
         except (WorkspaceGoneError, WorkspaceRequestError, InvalidPatchError):

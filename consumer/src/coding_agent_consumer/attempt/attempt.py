@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,16 +26,17 @@ from coding_agent_core.runtime.retry import Clock, Deadline, StoppedError, both,
 from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import AttemptInput, Outcome
-from coding_agent_core.task.environment import ENVIRONMENT_FILE, Environment
-from coding_agent_core.task.model import TaskRequest, answered_issue
+from coding_agent_core.task.environment import ENVIRONMENT_FILE, Environment, RepositoryFile
+from coding_agent_core.task.model import TaskRequest, issue_of_branch
 from coding_agent_core.task.reasons import Reason, ReasonClass
 from coding_agent_core.task.runners import RunnerName
+from coding_agent_core.task.verification import not_run
 
+from coding_agent_consumer.agent.model_spec import with_task_options
 from coding_agent_consumer.agent.prompt import instructions, prompt
 from coding_agent_consumer.agent_interface import Brief, Image
 from coding_agent_consumer.attempt.agent_work import AgentWork, MakeAgent
 from coding_agent_consumer.attempt.failures import outcome_of_error
-from coding_agent_consumer.attempt.per_user import settings_for, with_task_options
 from coding_agent_consumer.attempt.time_limits import AttemptTime
 from coding_agent_consumer.item.approval import ApprovalCheck, Unapproved
 from coding_agent_consumer.item.background import (
@@ -56,19 +56,17 @@ from coding_agent_consumer.item.forge_tasks import (
     person_refusal,
     push_target,
 )
-from coding_agent_consumer.item.push_permit import PushPermit
-from coding_agent_consumer.repository.clone import BareClone, Permit
+from coding_agent_consumer.item.push_check import BranchCheck
+from coding_agent_consumer.item.run_check import RunCheck
+from coding_agent_consumer.repository.clone import BareClone, PushCheck
 from coding_agent_consumer.repository.commits import co_author, commit_author
 from coding_agent_consumer.repository.git import RemoteMovedError
-from coding_agent_consumer.repository.mirror import Mirror
 from coding_agent_consumer.repository.publisher import Publisher
-from coding_agent_consumer.rounds.asked_by import cause_gone, round_refusal, round_user
-from coding_agent_consumer.rounds.replies import without_ids
 from coding_agent_consumer.transcripts.store import Transcripts
 from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
-from coding_agent_consumer.verification.commands import not_run
 
 if TYPE_CHECKING:
+    from coding_agent_consumer.repository.mirror import Mirror
     from coding_agent_consumer.repository.ssh_signatures import SshSigner
     from coding_agent_consumer.rounds.work import RoundWork
 
@@ -81,11 +79,13 @@ class LoadedItem:
 
     Attributes:
         branch: the branch for the work on an issue.
+        check: says before each push whether people still want the run; `None` if others check that.
     """
 
     task: ForgeTask
     details: ItemDetails
     branch: str
+    check: RunCheck | None = None
 
 
 Load = Callable[[], Awaitable[LoadedItem]]
@@ -95,6 +95,8 @@ Raises:
     ForgeNotFoundError: there is no longer anything to work on.
 """
 
+START_PATIENCE = 60.0
+"""Seconds that each step before the work waits while the forge is down; then another attempt starts later."""
 _LAST_UPLOAD = 20.0
 """Seconds that the last upload of the transcript may take, unless time is short."""
 _RESERVE = 10.0
@@ -139,7 +141,7 @@ class Attempt:
     environment: Environment | None = None
     record: Callable[[Outcome], None] | None = None
     mirror: Mirror | None = None
-    patience: float = inf
+    patience: float = START_PATIENCE
     variables: Mapping[str, str] = field(default_factory=dict)
     lost: asyncio.Event = field(default_factory=asyncio.Event)
     clock: Clock = field(default_factory=Clock)
@@ -205,6 +207,8 @@ class Attempt:
         if self._round is not None:
             outcome = outcome.model_copy(update={"round": self._round.report(outcome)})
         elif self._request.trigger.round is not None and outcome.reason is Reason.SUPERSEDED:
+            from coding_agent_consumer.rounds.asked_by import cause_gone  # noqa: PLC0415 - only rounds need it
+
             # The change was closed or merged, or is gone, so it could not be read.
             outcome = outcome.model_copy(update={"round": cause_gone(self._request.trigger.round)})
         return await self.transcripts.end(outcome, within=reserve / 3 if self.hurried else _LAST_UPLOAD)
@@ -240,7 +244,11 @@ class Attempt:
             ):
                 # Another attempt would not help: what is left to do now, if anything, is another cause.
                 return Outcome(reason=Reason.SUPERSEDED, message=str(error))
-            return outcome_of_error(error)
+            outcome = outcome_of_error(error)
+            if outcome.reason is Reason.FORGE_UNAVAILABLE and not self.began:
+                # It would hold its place for the whole outage, and tasks of other forges would wait.
+                return outcome.model_copy(update={"reason": Reason.FORGE_DOWN})
+            return outcome
 
     async def _run(self) -> Outcome:
         loaded = await self._time.before_work(self.load)
@@ -252,26 +260,16 @@ class Attempt:
             return approval
         user = approval.user
         target = push_target(task.item, details, loaded.branch)
-        permit: Permit = PushPermit(
-            task.forge, details, self.settings.consumer.branch_prefix, target.repository, self.lost
-        )
-        # This is asked before the clone too, so that a task that must not push costs no model.
-        await self._time.before_work(lambda: permit(target.branch))
-        if self._round is not None:
-            permit = self._round.permit(permit)
+        push_check = await self._push_check(loaded, target)
         check = ApprovalCheck(
             task.forge, task.item, approval, self.settings.authorize, self.settings.newer_text
         )
-        settings = await run_until(lambda: settings_for(self.settings, task.item.platform, user), self.stop)
-        scrub_logs(scrub_for(settings))  # a person may have a key of their own
-        earlier = self.given.earlier
-        recap = await self.transcripts.begin() or earlier.recap
-        if earlier.ended not in recap:  # a transcript does not say how its attempt ended
-            recap = f"{recap}\n\n{earlier.ended}".strip()
+        settings = await self._settings_of(task, user)
+        recap = await self._recap()
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             details, unapproved, repository = await self._checked_clone(
-                task, details, check, lambda: self._clone(task, target, permit, Path(folder))
+                task, details, check, lambda: self._clone(task, target, push_check, Path(folder))
             )
             over = await self._resumed(repository)
             if over is not None and over.reason is not Reason.COMPLETED:
@@ -282,13 +280,11 @@ class Attempt:
             _logger.info("Instructions and environment are those of the branch %s", project.branch)
             file = await read_environment(repository, project, settings, self.environment)
             if over is not None:
-                unknown = not_run(settings.verify.commands_of(file))
+                unknown = not_run(len(settings.verify.commands_of(file)))
                 return over.model_copy(update={"change_url": details.url, "verify": unknown})
-            if self.environment is not None and (pod := pod_environment(file, settings)) != self.environment:
-                # The pod cannot change while it runs. Nothing was asked of the model yet, so the attempt
-                # does not count.
-                message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
-                return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)
+            needs_other_pod = self._needs_other_pod(file, settings)
+            if needs_other_pod is not None:
+                return needs_other_pod
             settings = with_task_options(
                 settings,
                 task.item,
@@ -337,6 +333,46 @@ class Attempt:
         _logger.info("Attempt %d at %s ended: %s", task.state.attempt, task.name, outcome.reason)
         return outcome
 
+    async def _push_check(self, loaded: LoadedItem, target: PushTarget) -> PushCheck:
+        """Return the check before each push, after having checked once that the branch may be pushed to.
+
+        A task that must not push thus costs neither a clone nor a model.
+        """
+        task, prefix = loaded.task, self.settings.consumer.branch_prefix
+        of_branch = BranchCheck(task.forge, loaded.details, prefix, target.repository, self.lost)
+        await self._time.before_work(lambda: of_branch(target.branch))
+        push_check: PushCheck = of_branch
+        if loaded.check is not None:
+            push_check = _if_wanted(push_check, loaded.check, self.stop)
+        return push_check if self._round is None else self._round.push_check(push_check)
+
+    async def _recap(self) -> str:
+        """Return what earlier attempts did and how the last one ended, for the prompt."""
+        earlier = self.given.earlier
+        recap = await self.transcripts.begin() or earlier.recap
+        if earlier.ended not in recap:  # a transcript does not say how its attempt ended
+            recap = f"{recap}\n\n{earlier.ended}".strip()
+        return recap
+
+    def _needs_other_pod(self, file: RepositoryFile, settings: Settings) -> Outcome | None:
+        """Return the attempt's outcome if its pod is not the one that the repository's file asks for."""
+        if self.environment is None or (pod := pod_environment(file, settings)) == self.environment:
+            return None
+        # The pod cannot change while it runs. Nothing was asked of the model yet, so the attempt does not
+        # count.
+        message = f"`{ENVIRONMENT_FILE}` asks for a different pod ({pod}); the next attempt gets it."
+        return Outcome(reason=Reason.ENVIRONMENT_CHANGED, message=message, environment=pod)
+
+    async def _settings_of(self, task: ForgeTask, user: str) -> Settings:
+        """Return the settings with those of the person who asked for the work."""
+        if not self.settings.user_config_api.enabled:
+            return self.settings
+        from coding_agent_consumer.attempt.per_user import settings_for  # noqa: PLC0415 - few installations
+
+        settings = await run_until(lambda: settings_for(self.settings, task.item.platform, user), self.stop)
+        scrub_logs(scrub_for(settings))  # a person may have a key of their own
+        return settings
+
     async def _refusal(self, task: ForgeTask, user: str) -> str | None:
         return await person_refusal(
             task.forge,
@@ -347,13 +383,15 @@ class Attempt:
             own_label_counts=self.settings.own_label_counts,
         )
 
-    async def _clone(self, task: ForgeTask, target: PushTarget, permit: Permit, folder: Path) -> BareClone:
+    async def _clone(
+        self, task: ForgeTask, target: PushTarget, push_check: PushCheck, folder: Path
+    ) -> BareClone:
         repository = await BareClone.clone(
             partial(task.forge.clone_source, target.repository),
             folder / "clone.git",
             base=target.base,
             branch=target.branch,
-            permit=permit,
+            push_check=push_check,
             mirror=self.mirror,
             commits=task.forge.signed_commits(target.repository) if self._forge_signs else None,
         )
@@ -461,12 +499,13 @@ class Attempt:
             approval = await self._time.before_work(lambda: approval_of(task.forge, task.item, self._request))
             refused = await self._time.before_work(lambda: self._refusal(task, approval.user))
             return approval if refused is None else Outcome(reason=Reason.NOT_AUTHORIZED, message=refused)
+        # Other attempts do without the rules of rounds.
+        from coding_agent_consumer.rounds.asked_by import round_refusal, round_user  # noqa: PLC0415
+        from coding_agent_consumer.rounds.work import RoundWork  # noqa: PLC0415
+
         refusal = round_refusal(self._request.trigger, enabled=self.settings.rounds.enabled)
         if refusal is not None:
             return refusal
-        # Other attempts do without the rules of rounds.
-        from coding_agent_consumer.rounds.work import RoundWork  # noqa: PLC0415
-
         policy = self.settings.rounds.policy(self.settings.labels(task.item.platform))
         self._round = await self._time.before_work(
             lambda: RoundWork.begin(task.forge, details.item, trigger, policy)
@@ -475,9 +514,8 @@ class Attempt:
         over = None if self._round.moved else self._round.over
         if over is not None:
             return over
-        number = answered_issue(details.head_branch or "", self.settings.consumer.branch_prefix)
-        update = {"kind": ItemKind.ISSUE, "number": number}
-        issue = details.item.model_copy(update=update) if number else None
+        prefix = self.settings.consumer.branch_prefix
+        issue = issue_of_branch(details.item, details.head_branch or "", prefix)
         claimed = self._request.user
         user = await self._time.before_work(lambda: round_user(task.forge, details.item, issue, claimed))
         return Approval(user, None)
@@ -495,7 +533,7 @@ class Attempt:
             return worked
         await self._round.pushed_by(repository)
         await self._round.answer(worked, self._time.after_work)
-        return worked.model_copy(update={"summary": without_ids(worked.summary)})
+        return worked.model_copy(update={"summary": self._round.public(worked.summary)})
 
     async def _publisher(
         self,
@@ -554,6 +592,22 @@ class Attempt:
             )
         )
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
+
+
+def _if_wanted(push_check: PushCheck, check: RunCheck, stop: asyncio.Event) -> PushCheck:
+    """Return a check of pushes that also asks whether people still want the run.
+
+    Args:
+        stop: set when the attempt was stopped; then it only saves its work so far on its own branch.
+    """
+
+    async def checked(branch: str) -> None:
+        # Whoever withdraws the label stops the attempt, and the work so far is promised to be on the branch.
+        if not stop.is_set():
+            await check()
+        await push_check(branch)
+
+    return checked
 
 
 def _signer(key: Path) -> SshSigner:

@@ -11,16 +11,20 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
     SettingsError,
+    WithdrawnError,
 )
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.environment import EnvironmentFileError
 from coding_agent_core.task.reasons import Reason
 
 from coding_agent_consumer.item.approval import NotApprovedError
-from coding_agent_consumer.item.push_permit import PushNotAllowedError, SourceRepositoryGoneError
+from coding_agent_consumer.item.push_check import (
+    PushNotAllowedError,
+    RoundEndedError,
+    SourceRepositoryGoneError,
+)
 from coding_agent_consumer.repository.commits import InvalidPatchError
 from coding_agent_consumer.repository.git import RemoteMovedError, RepositoryUnusableError
-from coding_agent_consumer.rounds.asked_by import RoundEndedError
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRequestError
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -38,6 +42,7 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (InvalidPatchError, Reason.CHANGE_REFUSED),
     (SourceRepositoryGoneError, Reason.SOURCE_REPOSITORY_GONE),
     (PushNotAllowedError, Reason.PUSH_NOT_ALLOWED),
+    (WithdrawnError, Reason.WITHDRAWN),
     (NotApprovedError, Reason.NOT_APPROVED),
     (SettingsError, Reason.CONFIGURATION),
     (EnvironmentFileError, Reason.ENVIRONMENT_REFUSED),
@@ -50,7 +55,8 @@ def outcome_of_error(error: Exception) -> Outcome:
     for kind, reason in _REASON_OF_ERROR:
         if isinstance(error, kind):
             retry_after = getattr(error, "retry_after", None)
-            return Outcome(reason=reason, message=str(error), retry_after=retry_after)
+            answered = error.answered if isinstance(error, WithdrawnError) else None
+            return Outcome(reason=reason, message=str(error), retry_after=retry_after, answered=answered)
     _logger.error("The attempt failed unexpectedly", exc_info=error)
     message = f"The attempt failed unexpectedly ({type(error).__name__}); see its log for details."
     return Outcome(reason=Reason.INTERNAL, message=message)

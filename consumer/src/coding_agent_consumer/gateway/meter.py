@@ -217,7 +217,7 @@ class _Decoder:
 
 
 def usage_in(operation: Operation, event: Mapping[str, Any]) -> Tokens:
-    """Return the usage so far that an event or a whole answer reports; zero for what it does not report."""
+    """Return the usage that an event or a whole answer reports so far. Counts that it lacks are 0."""
     match operation:
         case Operation.GENERATE_CONTENT:
             return _of_google(_dict(event.get("usageMetadata")))

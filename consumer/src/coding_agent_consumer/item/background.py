@@ -13,11 +13,13 @@ import secrets
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
+import yaml
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.values import BranchFacts, Checks, Comment, Discussion, ItemDetails
 from coding_agent_core.platforms.facts import ItemKind
-from coding_agent_core.platforms.text import last_lines, one_line, printable
+from coding_agent_core.platforms.text import last_lines, one_line, printable, problem_of
 from coding_agent_core.runtime.retry import Deadline
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.environment import (
@@ -26,12 +28,14 @@ from coding_agent_core.task.environment import (
     Environment,
     EnvironmentFileError,
     RepositoryFile,
-    read_file,
+    ServiceSpec,
+    VerifyCommand,
 )
 from coding_agent_core.task.model import Item
 from coding_agent_core.task.round_cause import OWN_STATUS
 from coding_agent_forges.rest.calls import Read
 from coding_agent_forges.rest.forge import Forge
+from pydantic import ValidationError
 
 from coding_agent_consumer.agent_interface import Image
 from coding_agent_consumer.repository.clone import BareClone, TreeEntry
@@ -54,6 +58,11 @@ LARGEST_IMAGE = 3_500_000
 MOST_IMAGE_BYTES = 10_000_000
 """The most bytes of all images together, because they are part of every request."""
 _OTHER_SPELLING = ".coding-agent.yml"
+_CHECKED_OUT = (
+    "Only some folders of the repository are checked out, with the files in the folders above them: "
+    "{folders}. `git show HEAD:PATH` shows any other file, and `git sparse-checkout add FOLDER` checks out "
+    "another folder. Files elsewhere can be added and changed, but not removed."
+)
 _SHOWN_COMMAND = 200
 _SHOWN_OUTPUT = 8_000
 """The most characters at the end of a failed command's output that the model gets."""
@@ -257,7 +266,8 @@ class InstructionFile:
 async def instruction_files(repository: BareClone, commit: str) -> tuple[InstructionFile, ...]:
     """Return a commit's instruction files: those at the root, then nested ones; equal texts only once."""
     selected: list[InstructionFile] = []
-    for entry in select(await repository.tree(commit)):
+    names = {path.rpartition("/")[2] for path in _AT_ROOT}
+    for entry in select(await repository.named(commit, *sorted(names))):
         content = await repository.blob(entry.id, _BYTES_LIMIT) or b""
         text = content.decode("utf-8", "replace").strip()
         # CLAUDE.md is often a copy of AGENTS.md, and would cost its tokens twice.
@@ -295,16 +305,16 @@ async def read_environment(
 async def _checked_file(
     repository: BareClone, commit: str, settings: Settings, pod: Environment | None
 ) -> RepositoryFile:
-    tree = await repository.tree(commit)
-    entry = next((one for one in tree if one.path.partition("/")[0] == ENVIRONMENT_FILE), None)
+    root = await repository.root(commit)
+    entry = next((one for one in root if one.path == ENVIRONMENT_FILE), None)
     if entry is None:
-        if any(one.path == _OTHER_SPELLING for one in tree):
+        if any(one.path == _OTHER_SPELLING for one in root):
             raise EnvironmentFileError(
                 f"`{ENVIRONMENT_FILE}` is the only name that is read; rename `{_OTHER_SPELLING}`."
             )
         return RepositoryFile()
     # A symbolic link could lead to a file that the author of the branch chose.
-    if entry.path != ENVIRONMENT_FILE or not entry.is_file:
+    if not entry.is_file:
         raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not a regular file; replace it with one.")
     content = await repository.blob(entry.id, MAX_FILE_BYTES)
     # `None` stands for a file that is too large; the reader then says so.
@@ -314,6 +324,11 @@ async def _checked_file(
         refused = _without_a_pod(file)
     if refused is not None:
         raise EnvironmentFileError(refused)
+    if missing := await repository.missing_folders(commit, file.checkout):
+        raise EnvironmentFileError(
+            f"`{ENVIRONMENT_FILE}`, `checkout`: the repository has no folder "
+            f"`{one_line(missing[0], _SHOWN_COMMAND)}`. Correct its path, or remove it."
+        )
     if file.egress and settings.egress.proxy is None:
         _logger.warning(
             "`%s`: `egress` has no effect: this installation has no egress proxy", ENVIRONMENT_FILE
@@ -341,7 +356,7 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: Deadline,
     """Run the setup commands in turn until one fails.
 
     Returns:
-        a text to add to the prompt; empty if the file has neither services nor setup commands.
+        a text to add to the prompt; empty if the file has neither services, setup commands nor `checkout`.
 
     Args:
         deadline: the attempt's deadline.
@@ -352,6 +367,8 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: Deadline,
     """
     services = ", ".join(f"{name} at 127.0.0.1:{one.port}" for name, one in file.services.items())
     notes = [f"These services run next to your workspace: {services}."] if services else []
+    if file.checkout:
+        notes.append(_CHECKED_OUT.format(folders=", ".join(file.checkout)))
     for number, command in enumerate(file.setup, 1):
         result = await workspace.run(command, timeout=max(1.0, deadline.left))
         shown, which = one_line(scrub(printable(command)), _SHOWN_COMMAND), f"{number} of {len(file.setup)}"
@@ -371,3 +388,66 @@ async def set_up(workspace: Workspace, file: RepositoryFile, deadline: Deadline,
         if file.setup:
             notes.append(f"The {len(file.setup)} setup commands of `{ENVIRONMENT_FILE}` have run.")
     return "\n\n".join(["\n\n# Environment", *notes]) if notes else ""
+
+
+def read_file(content: bytes) -> RepositoryFile:
+    """Parse the content of `.coding-agent.yaml` and check it against `RepositoryFile`.
+
+    Every scalar is read as text, so that `1.10`, `on` and `null` mean what is written.
+
+    Raises:
+        EnvironmentFileError: the file is too large, is not YAML, or does not fit `RepositoryFile`.
+    """
+    if len(content) > MAX_FILE_BYTES:
+        raise EnvironmentFileError(
+            f"`{ENVIRONMENT_FILE}` has more than {MAX_FILE_BYTES // 1024} KiB; make it smaller."
+        )
+    try:
+        data = yaml.load(content.decode("utf-8"), Loader=_TextLoader)  # noqa: S506 - like BaseLoader, it makes only text
+    except UnicodeDecodeError as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not UTF-8 text; save it as UTF-8.") from error
+    except RecursionError as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is nested too deeply; make it flat.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}`{_place(error)} is not valid YAML.") from error
+    try:
+        return RepositoryFile.model_validate({} if data in (None, "") else data)
+    except ValidationError as error:
+        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}`: {_problem(error)}.") from error
+
+
+class _TextLoader(yaml.BaseLoader):
+    """A loader that reads every scalar as text, and refuses aliases and repeated keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem="a key is given twice or is not text", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _place(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return f", line {mark.line + 1}," if mark else ""
+
+
+def _problem(error: ValidationError) -> str:
+    """Return a sentence that names the first wrong field and what to change."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
+    words = problem_of(first)
+    if first["type"] == "extra_forbidden":
+        nested = VerifyCommand if first["loc"][0] == "verify" else ServiceSpec
+        fields = RepositoryFile if len(first["loc"]) == 1 else nested
+        words += f"; write one of {', '.join(fields.model_fields)}"
+    return f"`{where}`: {words}" if where else words

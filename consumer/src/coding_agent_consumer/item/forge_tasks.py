@@ -43,7 +43,7 @@ from coding_agent_core.task.round_report import ENDS, cause_of, recorded, round_
 from coding_agent_core.task.usage import Usage
 from coding_agent_forges.rest.forge import Forge
 
-from coding_agent_consumer.item.push_permit import PushNotAllowedError, SourceRepositoryGoneError
+from coding_agent_consumer.item.push_check import PushNotAllowedError, SourceRepositoryGoneError
 
 REQUIRED = {Authorize.WRITE: Permission.WRITE, Authorize.TRIAGE: Permission.TRIAGE}
 """The permission that somebody needs to ask for a task."""
@@ -71,15 +71,9 @@ class Start:
 
 @dataclass(frozen=True)
 class Drop:
-    """There is nothing to do; acknowledge the message.
-
-    Attributes:
-        answered_until: a label that was applied after this time, by the forge's clock, asks for a task of its
-            own; `None`: as if this task had ended.
-    """
+    """There is nothing to do; acknowledge the message."""
 
     why: str
-    answered_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +105,7 @@ class Abandon:
 
 @dataclass(frozen=True)
 class ReportAgain:
-    """The task has ended; show this again: its consumer may have died before labels and queue showed it."""
+    """The decision to show the end of a task once more, because its consumer may have died before it did."""
 
     state: State
 
@@ -140,9 +134,8 @@ def decide_start(
     # A message that could not be handled in the task's last attempt comes again with a higher number.
     number = min(task.attempt, max_attempts)
     if state is None or state.uuid != task.uuid:
-        until = answered_by(details.updated_at, labeled=bool(labels.triggers & details.labels))
         if not details.open:
-            return Drop("the item is closed", until)
+            return Drop("the item is closed")
         if trigger is not None:
             left = _has_label(details, hands_off_label)
             why = "people do the rest of the change" if left else _why_no_round(cause_of(trigger), state)
@@ -152,9 +145,7 @@ def decide_start(
         # there, somebody deleted the comment, and the task's consumer died: the item's lock is ours.
         asking = labels.triggers if state is not None else labels.active
         if not asking & details.labels and not manual and trigger is None:
-            return Drop(
-                "the item no longer has the label: it was removed, or another task answered it", until
-            )
+            return Drop("the item no longer has the label: it was removed, or another task answered it")
         # If the comment shows that another message waits, that is the same run: only one of them starts it.
         earlier = 0 if state is None else state.run - state.waits_for_first_attempt
         run = max(task.run, earlier + 1)
@@ -275,7 +266,7 @@ async def person_refusal(
     *,
     own_label_counts: bool,
 ) -> str | None:
-    """Say, for people, why the person who asks for the task may not do so; `None` if they may.
+    """Return a sentence that says why a person may not ask for the task; `None` if they may.
 
     The attempt checks this when it starts, because it runs in every mode and has a forge token; receiver and
     operator have none (docs/decisions/0021).
@@ -337,7 +328,7 @@ def _branch_of_run(prefix: str, item: Item, run: int) -> str:
 async def branch_for(
     forge: Forge, item: Item, prefix: str, *, run: int, previous: State | None, continues: bool
 ) -> str:
-    """Return the branch that `work_branch` chooses, or that of a later run whose change is open.
+    """Return a run's branch: the one that `work_branch` chooses, or that of a later run's open change.
 
     The comment can be older than the last run's end, or missing: on Kubernetes the reporter writes it, and
     may be away, and a person can delete it. It also does not show the change of a run that opened one and was
@@ -360,14 +351,11 @@ async def branch_for(
     )
 
 
-def state_of(
-    task: QueuedTask, start: Start, branch: str | None, *, begins: bool, process: str | None = None
-) -> State:
+def state_of(task: QueuedTask, start: Start, branch: str | None, *, begins: bool) -> State:
     """Return the comment's state for a task that may start; it keeps the results of earlier tasks.
 
     Args:
         begins: whether the attempt begins now; otherwise the task waits.
-        process: the id of the process whose memory has the queue; `None` with a broker.
     """
     before = start.previous
     return State(
@@ -375,7 +363,6 @@ def state_of(
         run=start.run,
         attempt=start.attempt if begins else 0,
         phase=Phase.RUNNING if begins else Phase.QUEUED,
-        process=process,
         branch=branch,
         change_url=before.change_url if before is not None and before.branch == branch else None,
         runner=task.request.runner,
@@ -395,7 +382,7 @@ async def remembered(forge: Forge, item: Item) -> State | None:
 
 @dataclass(frozen=True)
 class PushTarget:
-    """Where a task's work starts and where it is pushed to.
+    """The branch from which a task's work starts, and the branch to which it is pushed.
 
     Attributes:
         repository: full path of the repository that is cloned and pushed to.

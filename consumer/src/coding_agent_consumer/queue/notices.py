@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUnavailableError
-from coding_agent_core.forge.values import clock_was_set_back_since
 from coding_agent_core.queues.interfaces import LookRequest, Notice, NoticeSource, TaskSink, item_of_notice
 from coding_agent_core.reporting.command_execution import CommandMetrics, LastTask, Target, execute
 from coding_agent_core.reporting.comment import State
@@ -78,7 +77,7 @@ async def handle_notices(
         forges = connect_all(settings)
         for connected in forges.values():
             stack.push_async_callback(connected.aclose)
-        if settings.webhook.commands.enabled and source.tasks is None:
+        if settings.webhook.commands.enabled:
             _logger.warning(
                 "With RabbitMQ /run and /retry apply the label from our own account: its per-user settings "
                 "apply to the run, not those of the command's author (docs/decisions/0015)"
@@ -100,16 +99,6 @@ def round_looks(
     if sink is None or not settings.rounds.enabled:
         return {}
     return {host: ConsumerScans(settings, forge, source, sink) for host, forge in forges.items()}
-
-
-async def look_once(settings: Settings, source: NoticeSource, sink: TaskSink, stop: asyncio.Event) -> None:
-    """Scan our open changes once, and queue their rounds."""
-    async with AsyncExitStack() as stack:
-        forges = connect_all(settings) if settings.rounds.enabled else {}
-        for connected in forges.values():
-            stack.push_async_callback(connected.aclose)
-        for looks in round_looks(settings, source, forges, sink).values():
-            await looks.once(stop)
 
 
 async def _handle_notices_of(
@@ -152,7 +141,7 @@ def _is_outdated(notice: Notice, now: datetime) -> bool:
 class NoticeHandler:
     """Handles notices. A notice may be handled twice.
 
-    The in-memory queue knows the state of its tasks. With RabbitMQ, an item's labels and our comment show it.
+    A broker does not know tasks, so an item's labels and our comment show their state.
 
     Attributes:
         forges: the forges by host.
@@ -176,7 +165,6 @@ class NoticeHandler:
             case QueuedTask():
                 await self._show_waiting(notice, forge)
             case Withdrawal():
-                await self._check(notice, forge)
                 await self._show_cancelled(notice, forge)
             case IssueCommand():
                 await self._execute(notice, forge)
@@ -192,8 +180,6 @@ class NoticeHandler:
         await asyncio.sleep(min(_WAITS_AFTER, max(0.0, _WAITS_AFTER - age)))
         async with self.source.item_lock(task.request.item) as is_free:
             if not is_free:
-                return
-            if not self.source.waits(task):
                 return
             item = await forge.locate(task.request.item)
             waiting = await self._waiting(task, item, await remembered(forge, item), forge)
@@ -213,40 +199,13 @@ class NoticeHandler:
             return None
         return state_of(task, decision, shown.branch if shown else None, begins=False)
 
-    async def _check(self, withdrawal: Withdrawal, forge: Forge) -> None:
-        """Cancel a task that the queue knows, and whose label may be older than the withdrawal.
-
-        The item decides: if it no longer shows the label, the label was removed after it was applied.
-        """
-        item, tasks = withdrawal.item, self.source.tasks
-        if tasks is None or not self.source.is_wanted(item):
-            return
-        task = self.source.latest_task(item)
-        seen = await forge.read_state(item)
-        if seen.open and task is not None and task.request.trigger.round is not None:
-            return  # a round that waits has no label, and one that runs checks its label itself
-        if seen.open and self.settings.labels(item.platform).active & seen.labels:
-            return
-        at = seen.updated_at or withdrawal.at
-        if task is not None and clock_was_set_back_since(seen, task.request.trigger.labeled_at):
-            at = None  # by its time, the removal would be older than the label, which is not so
-        await tasks.withdraw(withdrawal.model_copy(update={"at": at, "confirmed": True}))
-
     async def _show_cancelled(self, withdrawal: Withdrawal, forge: Forge) -> None:
-        """Show that a waiting task was cancelled. The worker of a running task shows this itself.
-
-        A command may cancel a task before the item shows that it waits. Nothing else then takes its label
-        off.
-        """
+        """Show that a waiting task was cancelled. The worker of a running task shows this itself."""
         async with self.source.item_lock(withdrawal.item) as is_free:
             if not is_free or await self._is_wanted(withdrawal.item, forge):
                 return
             item = await forge.locate(withdrawal.item)
             state = await remembered(forge, item)
-            if withdrawal.cause is WithdrawalCause.COMMAND:
-                task = self.source.latest_task(withdrawal.item)
-                unseen = await self._waiting(task, item, state, forge) if task else None
-                state = unseen or state
             unlabeled = withdrawal.cause is WithdrawalCause.UNLABELED
             if unlabeled and state is not None and state.round is not None and state.attempt == 0:
                 return  # a round has no label until its first attempt
@@ -259,10 +218,7 @@ class NoticeHandler:
                 await shown.finish(outcome)
 
     async def _is_wanted(self, item: Item, forge: Forge) -> bool:
-        """Whether the item has a task that is not cancelled: its label may have been applied again."""
-        wanted = self.source.is_wanted(item)
-        if wanted is not None:
-            return wanted
+        """Whether the item asks for a task: its label may have been applied again."""
         labels = self.settings.labels(item.platform)
         seen = await forge.read_state(item)
         return seen.open and bool(labels.active & seen.labels)
@@ -274,11 +230,10 @@ class NoticeHandler:
 
     async def _execute(self, command: IssueCommand, forge: Forge) -> None:
         labels = self.settings.labels(command.item.platform)
-        by_labels = LabelRequests(forge, labels, self._cancel_round)
         target = Target(
             forge=forge,
-            tasks=self.source.tasks or by_labels,
-            last=partial(_last, forge, command.item, self.source),
+            tasks=LabelRequests(forge, labels, self._cancel_round),
+            last=partial(_last, forge, command.item),
         )
         await execute(command, target, self.metrics)
 
@@ -294,10 +249,9 @@ class NoticeHandler:
             return True
 
 
-async def _last(forge: Forge, item: Item, source: NoticeSource) -> LastTask:
+async def _last(forge: Forge, item: Item) -> LastTask:
     state = await remembered(forge, item)
-    phase = Phase.CANCELLED if source.is_cancelled(item) else state.phase if state else None
-    return LastTask(phase, state.runner if state else None)
+    return LastTask(state.phase if state else None, state.runner if state else None)
 
 
 @dataclass(frozen=True)

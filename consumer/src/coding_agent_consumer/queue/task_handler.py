@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.queues.interfaces import Claim, TaskSource
-from coding_agent_core.reporting.comment import EVERY_LABEL_STAYS, State
+from coding_agent_core.reporting.comment import State
 from coding_agent_core.runtime.retry import (
     Clock,
     Deadline,
@@ -51,7 +51,7 @@ from coding_agent_consumer.item.forge_tasks import (
     show_end_again,
     state_of,
 )
-from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Permit
+from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, ForgePermit
 from coding_agent_consumer.queue.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError
 from coding_agent_consumer.workspace.egress import Identities, denials
 
@@ -105,7 +105,7 @@ class _Progress:
     """
 
     attempt: int
-    trial: Permit
+    trial: ForgePermit
     task: ForgeTask | None = None
     seen: State | None = None
 
@@ -131,7 +131,6 @@ class TaskHandler:
         shutdown: set when the consumer must end.
         usage: counts what attempts used.
         identities: makes the attempts' identities at the egress proxy; `None`: there is no proxy.
-        process: this process's id if the queue is in its memory.
     """
 
     settings: Settings
@@ -140,7 +139,6 @@ class TaskHandler:
     shutdown: asyncio.Event
     usage: UsageMetrics = field(default_factory=lambda: UsageMetrics(CollectorRegistry()))
     identities: Identities | None = None
-    process: str | None = None
     clock: Clock = field(default_factory=Clock)
     _checks: ClaimChecks = field(init=False)
     _breakers: dict[str, CircuitBreaker] = field(init=False)
@@ -280,12 +278,10 @@ class TaskHandler:
         hands_off = self.settings.rounds.hands_off_label
         decision = decide_start(queued, details, state, labels, limit, hands_off_label=hands_off)
         match decision:
-            case Drop(why, until):
+            case Drop(why):
                 _logger.info("Dropped a message for %s: %s", item.display, why)
-                claim.answered(until)
                 await claim.done()
             case ReportAgain(ended):
-                claim.ending()
                 await self._before_work(claim, progress, lambda: show_end_again(forge, item, labels))
                 why = "its consumer died before it settled the message; see the comment on the item"
                 await self._settle_end(claim, ended.phase, ended.reason, why)
@@ -308,7 +304,7 @@ class TaskHandler:
                         continues=start.continues,
                     ),
                 )
-                begun = state_of(queued, start, branch, begins=True, process=self.process)
+                begun = state_of(queued, start, branch, begins=True)
                 progress.attempt = decision.attempt
                 progress.task = ForgeTask(forge, item, labels, begun, max_attempts=limit)
                 earlier = EarlierAttempts(ended=start.ended, usage=begun.usage or Usage())
@@ -341,8 +337,6 @@ class TaskHandler:
                 task.answered_until = answered_by_withdrawal(act.at)
                 await self._finish(claim, task, Outcome(reason=Reason.CANCELLED, message=LABEL_REMOVED))
                 return
-            if act is not None:
-                claim.labeled(act.at)
         request = claim.task.request.model_copy(update={"item": task.item})
         numbers = {"run": task.state.run, "attempt": task.state.attempt}
         identities = self.identities
@@ -384,15 +378,13 @@ class TaskHandler:
             raise TaskStoppedError
         if outcome.reason is Reason.CANCELLED:
             if withdrawn:
-                if claim.cancelled.is_set() and task.state.round is None:
-                    task.answered_until = answered_by_withdrawal(claim.withdrawn_before) or EVERY_LABEL_STAYS
                 task.withdrawn = withdrawn[0].cause
                 message = f"{withdrawn[0].why} The task was stopped."
                 outcome = outcome.model_copy(update={"message": message})
             else:  # the consumer shuts down, but the task is still wanted: another consumer continues it
                 await self._comment(claim, task, Phase.QUEUED, outcome, None)
                 raise TaskStoppedError
-        if outcome.reason is Reason.FORGE_UNAVAILABLE and not attempt.began:
+        if outcome.reason is Reason.FORGE_DOWN:
             progress.trial.failed(outcome.retry_after)
             raise _ForgeDownError(outcome.message, outcome.retry_after)
         self._given_back.pop(claim.task.uuid, None)
@@ -413,15 +405,11 @@ class TaskHandler:
         await self._comment(claim, task, Phase.BACKOFF, outcome, self.clock.now() + timedelta(seconds=wait))
 
     async def _finish(self, claim: Claim, task: ForgeTask, outcome: Outcome) -> None:
-        claim.ending()
-
         async def finish() -> None:
             await self._checks.require_ours(claim, task)
             await task.finish(outcome)
 
         await self._retrying(claim, finish)
-        if task.answered_until is not EVERY_LABEL_STAYS:
-            claim.answered(task.answered_until)
         await self._settle_end(claim, task.state.phase, outcome.reason, outcome.message)
 
     async def _settle_end(self, claim: Claim, phase: Phase, reason: str | None, message: str) -> None:
@@ -446,7 +434,6 @@ class TaskHandler:
             if attempt < limit:
                 await self._try_again(claim, task, outcome)
                 return
-            claim.ending()
             is_over = await self._comment(claim, task, Phase.FAILED, outcome, None)
         if is_over:
             await claim.dead_letter(f"{outcome.reason}: {outcome.message}")
@@ -496,17 +483,11 @@ class TaskHandler:
                     )
                     continue
                 if reason is not None:
-                    claim.ending()  # a label that is applied again now starts the next run
                     withdrawn.append(reason)
                     return
 
-        async def cancelled() -> None:
-            await claim.cancelled.wait()
-            cause = claim.cancel_cause or WithdrawalCause.UNLABELED
-            withdrawn.insert(0, WithdrawnWork(claim.why_cancelled, cause))
-
         async def stop_when_any() -> None:
-            await first_of(check_labels(), cancelled(), claim.lost.wait(), self.shutdown.wait())
+            await first_of(check_labels(), claim.lost.wait(), self.shutdown.wait())
             stop.set()
 
         watcher = asyncio.create_task(stop_when_any())

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from coding_agent_core.errors import CodingAgentError, ForgeListTooLongError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.model import CommandName, Item, RoundTrigger, Trigger
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.round_record import RoundEnd, RoundResult
 from coding_agent_core.task.round_report import ROUND_CAUSES, RoundReport, cause_of, report_of_round
 from coding_agent_forges.rest.forge import Forge
-
-
-class RoundEndedError(CodingAgentError):
-    """The round must not go on: its cause is gone, or somebody else has pushed. Nothing was pushed."""
 
 
 def round_refusal(trigger: Trigger, *, enabled: bool) -> Outcome | None:

@@ -43,7 +43,7 @@ class Reply:
 
 
 def replies_to(snapshot: ChangeSnapshot, ids: Collection[str]) -> tuple[Reply, ...]:
-    """Return the replies that remarks need: one for each thread, and one for all that is outside of threads.
+    """Return the replies that remarks need: one for each thread, and one for all remarks outside of threads.
 
     The text of a review belongs to the first of its threads that gets a reply. Its author would otherwise
     read two replies to one review, most of the time with the same text.
@@ -90,7 +90,7 @@ def said_of(summary: str, ids: Iterable[str]) -> Mapping[str, str]:
 
 
 def without_ids(summary: str) -> str:
-    """Return a summary for a commit and for the change's comment, where the ids mean nothing."""
+    """Return the summary without the ids of remarks, for readers who do not know the ids."""
     lines = (_LINE.match(line.strip()) for line in summary.splitlines())
     return "\n".join(
         _DONE.sub("", named["text"]) if named else line

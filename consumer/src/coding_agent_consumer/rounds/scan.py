@@ -13,31 +13,27 @@ from dataclasses import dataclass, field
 from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.values import MARKER
-from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.queues.interfaces import LookRequest, NoticeSource, TaskSink
 from coding_agent_core.reporting.comment import (
     State,
     comment_with_notes,
     comment_with_rounds,
-    has_notes,
     read_state,
+    summary_of,
 )
-from coding_agent_core.reporting.round_summary import summary_of
-from coding_agent_core.rounds.notes import as_written, notes_of, our_comment
+from coding_agent_core.rounds.notes import as_written, notes_of
 from coding_agent_core.rounds.reruns import run_again
-from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, show_on_issue
+from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, round_request, show_on_issue
 from coding_agent_core.runtime.retry import Clock, StoppedError, backoff, first_of, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
-from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, answered_issue
-from coding_agent_core.task.reasons import Reason
-from coding_agent_core.task.round_cause import RoundCause, StopReason, Work
+from coding_agent_core.task.model import Item, issue_of_branch
+from coding_agent_core.task.round_cause import RoundCause, Work
 from coding_agent_core.task.round_record import RoundRecord, with_reruns
-from coding_agent_core.task.round_report import trigger_of
 from coding_agent_forges.rest.forge import Forge
 
 from coding_agent_consumer.item.forge_tasks import ForgeTask, remembered
-from coding_agent_consumer.rounds.asked_by import cause_gone
+from coding_agent_consumer.rounds.scan_plan import has_active_task, plan_scan, recorded_rounds, shows_notes
 
 _logger = logging.getLogger("coding_agent.rounds")
 
@@ -53,7 +49,7 @@ class ConsumerScans:
     """Scans the open changes of one forge.
 
     Args:
-        source: says what the queue knows of the tasks, and whether this process scans regularly.
+        source: locks items, and says whether this process scans regularly.
         sink: takes the rounds.
     """
 
@@ -88,7 +84,7 @@ class ConsumerScans:
                 if times.is_regular and not is_ours and not await self.source.looks(self.forge.host):
                     times.postpone()
                 if times.wait() <= 0:
-                    await run_until(self._look, stop, grace=_STOP_GRACE_S)
+                    await run_until(self._scan_due, stop, grace=_STOP_GRACE_S)
                 failures = 0
             except StoppedError:
                 return
@@ -101,75 +97,49 @@ class ConsumerScans:
                 self._wake.clear()
                 await first_of(self.clock.sleep(wait), self._wake.wait(), stop.wait())
 
-    async def _look(self) -> None:
-        await self._times.look(self.look, self.look_at)
-
-    async def once(self, stop: asyncio.Event) -> None:
-        """Scan once, unless `stop` is set meanwhile. An error is logged."""
-        try:
-            await run_until(self.look, stop)
-        except StoppedError:
-            return
-        except Exception as error:  # a defect here must not end the program before its tasks have run
-            self._log(error)
+    async def _scan_due(self) -> None:
+        await self._times.run_due(self.scan, self.scan_change)
 
     def _log(self, error: Exception) -> None:
         log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
         log("The open changes on %s were not examined: %s", self.forge.host, error)
 
-    async def look_at(self, item: Item) -> float:
+    async def scan_change(self, item: Item) -> float:
         """Scan one change; return the seconds until time alone makes a round due.
 
         Raises:
             CodingAgentError: the change could not be read.
         """
-        return await self._changes.look_at(item, self._look_at)
+        return await self._changes.scan_one(item, self._handle)
 
-    async def look(self) -> float:
+    async def scan(self) -> float:
         """Scan all open changes once; return the seconds until the next scan.
 
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
-        wait = await self._changes.look(self.settings.rounds.interval, self._look_at)
+        wait = await self._changes.scan_all(self.settings.rounds.interval, self._handle)
         for key in self._on_issue.keys() - self._changes.open:
             del self._on_issue[key]
         return wait
 
-    async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
+    async def _handle(self, key: str, snapshot: ChangeSnapshot) -> float | None:
         state = await self._changes.state(key, snapshot)
-        wanted = self.source.is_wanted(snapshot.item)
-        active = _is_active(state) or bool(wanted)
-        shows_end = state is None or state.phase.terminal
-        work = await self._changes.decide(snapshot, _record(state), active=active)
-        hands_off = [stop for stop in work.stops if stop.reason is StopReason.HANDS_OFF]
-        if work.due:
-            await self._queue(snapshot, work.due[0], state)
-        elif state is not None and state.round and state.waits_for_first_attempt and wanted is False:
-            outcome = Outcome(
-                reason=Reason.SUPERSEDED,
-                message="Nothing is left to do on this change.",
-                round=cause_gone(state.round),
-            )
-            await self._end_waiting(key, snapshot.item, state, outcome)
-        elif state is not None and state.round and state.phase in (Phase.QUEUED, Phase.BACKOFF) and hands_off:
-            outcome = Outcome(
-                reason=Reason.CANCELLED, message=hands_off[0].sentence, round=cause_gone(state.round)
-            )
-            await self._end_waiting(key, snapshot.item, state, outcome)
-        elif shows_end and not wanted and (work.reruns or self._shows_less(snapshot, work)):
+        active = has_active_task(state)
+        work = await self._changes.decide(snapshot, recorded_rounds(state), active=active)
+        is_shown = shows_notes(snapshot, notes_of(work, self._changes.policy))
+        plan = plan_scan(work, state, is_shown=is_shown)
+        if plan.queue is not None:
+            await self._queue(snapshot, plan.queue, state)
+        elif plan.ending is not None and state is not None:
+            await self._end_waiting(key, snapshot.item, state, plan.ending)
+        elif plan.shows:
             work = await self._show(key, snapshot, work)
-        await self._show_on_issue(key, snapshot, _record(state))
+        await self._show_on_issue(key, snapshot, recorded_rounds(state))
         if work.ready:
             await self.forge.mark_ready(snapshot.item)
             _logger.info("%s is no longer a draft", snapshot.item.display)
-        again = work.look_again
-        return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
-
-    def _shows_less(self, snapshot: ChangeSnapshot, work: Work) -> bool:
-        """Whether our comment, if there is one, does not show the notes of this decision."""
-        body = our_comment(snapshot).body
-        return body is not None and not has_notes(as_written(body), notes_of(work, self._changes.policy))
+        return work.seconds_left(snapshot.read_at)
 
     async def _show(self, key: str, snapshot: ChangeSnapshot, work: Work) -> Work:
         """Run checks again if they deserve it, and show notes, while no task works on the change.
@@ -189,10 +159,10 @@ class ConsumerScans:
             is_labeled = bool(triggers & (await forge.read_state(item)).labels)
             if is_labeled or (state is not None and not state.phase.terminal):
                 return work
-            work = await self._changes.decide(snapshot, _record(state), active=False)
+            work = await self._changes.decide(snapshot, recorded_rounds(state), active=False)
             if work.reruns and not work.due:
                 asked = await run_again(forge, item, work.reruns, snapshot.read_at)
-                record = with_reruns(_record(state), asked.entries)
+                record = with_reruns(recorded_rounds(state), asked.entries)
                 if asked.entries:
                     body = comment_with_rounds(body, record, asked.sentence)
                 work = await self._changes.decide(snapshot, record, active=False)
@@ -208,9 +178,6 @@ class ConsumerScans:
         issue, summary = self._issue_of(snapshot), summary_of(record)
         rounds = ChangeRounds(snapshot.url, summary)
         if issue is None or not summary:
-            return
-        if self.source.is_wanted(issue):
-            self._on_issue.pop(key, None)  # its task will write the whole comment
             return
         if self._on_issue.get(key) == rounds:
             return
@@ -228,15 +195,10 @@ class ConsumerScans:
                 self._on_issue[key] = rounds
 
     def _issue_of(self, snapshot: ChangeSnapshot) -> Item | None:
-        number = answered_issue(snapshot.head_branch, self.settings.consumer.branch_prefix)
-        return snapshot.item.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
+        return issue_of_branch(snapshot.item, snapshot.head_branch, self.settings.consumer.branch_prefix)
 
     async def _end_waiting(self, key: str, item: Item, state: State, outcome: Outcome) -> None:
-        """Show the end of a waiting round, which is superseded.
-
-        Either it waited in the memory of a process that was killed; if its cause were still there, the round
-        would be queued again. Or people do the rest; whoever gets its message later finds that it has ended.
-        """
+        """Show the end of a waiting round. Whoever gets its message then finds that it has ended."""
         labels, limit = self.settings.labels(item.platform), self.settings.consumer.max_attempts
         async with self.source.item_lock(item) as free:
             if free and await remembered(self.forge, item) == state:
@@ -255,33 +217,19 @@ class ConsumerScans:
         asked = state if state is not None and state.user else None
         if asked is None and issue is not None:
             asked = await remembered(self.forge, issue)
-        word, trigger = trigger_of(cause, snapshot.read_at)
-        request = TaskRequest(
-            item=item,
+        request = round_request(
+            snapshot,
+            cause,
+            issue,
             user=(asked.user if asked is not None else None) or "",
-            title=snapshot.title[:1024],
-            url=snapshot.url[:2048],
-            trigger=Trigger(origin=Origin.POLL, cause=word, received_at=self.clock.now(), round=trigger),
-            answers=issue,
             runner=asked.runner if asked is not None else None,
+            now=self.clock.now(),
         )
         submission = await self.sink.submit(request)
         if submission.duplicate is not None:
-            _logger.info("%s: no %s round: %s", item.display, word, submission.duplicate)
+            _logger.info("%s: no %s round: %s", item.display, cause.kind, submission.duplicate)
             return
-        _logger.info("%s: %s for %s is task %s", item.display, cause.count, word, submission.task)
-
-
-def _record(state: State | None) -> RoundRecord:
-    return (state.rounds if state is not None else None) or RoundRecord()
-
-
-def _is_active(state: State | None) -> bool:
-    """Whether a task works on the change, or will go on with its work.
-
-    A task that waits for its first attempt can be lost with its queue, so the queue itself must know it.
-    """
-    return state is not None and state.attempt > 0 and not state.phase.terminal
+        _logger.info("%s: %s for %s is task %s", item.display, cause.count, cause.kind, submission.task)
 
 
 def _delay(failures: int, error: BaseException) -> float:

@@ -13,13 +13,7 @@ from decimal import Decimal
 from functools import partial
 
 from coding_agent_core.errors import ForgeError
-from coding_agent_core.forge.changes import (
-    ActorKind,
-    ChangeSnapshot,
-    CheckKind,
-    CheckResult,
-    ReviewThread,
-)
+from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, CheckKind, CheckResult, ReviewThread
 from coding_agent_core.forge.values import CHECKS_LIMIT, CommitIdentity, ItemDetails, Permission
 from coding_agent_core.rounds.checks import diagnose, fingerprints
 from coding_agent_core.rounds.decide import interruption, open_work
@@ -44,12 +38,20 @@ from coding_agent_forges.rest.forge import Forge
 
 from coding_agent_consumer.item.background import InstructionFile
 from coding_agent_consumer.item.forge_tasks import remembered
-from coding_agent_consumer.repository.clone import BareClone, Permit
+from coding_agent_consumer.item.push_check import RoundEndedError
+from coding_agent_consumer.repository.clone import BareClone, PushCheck
 from coding_agent_consumer.repository.git import GitFailedError
-from coding_agent_consumer.rounds.asked_by import RoundEndedError
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
-from coding_agent_consumer.rounds.replies import Reply, did, replies_to, reply_text, reviewers_of, written
+from coding_agent_consumer.rounds.replies import (
+    Reply,
+    did,
+    replies_to,
+    reply_text,
+    reviewers_of,
+    without_ids,
+    written,
+)
 from coding_agent_consumer.rounds.trailer import pushed_round, trailer_of
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -233,14 +235,19 @@ class RoundWork:
         if stop is not None:
             raise RoundEndedError(f"The round ends without a push. {stop.sentence}")
 
-    def permit(self, permit: Permit) -> Permit:
-        """Return a permit for pushes that also asks whether the round may go on."""
+    def push_check(self, push_check: PushCheck) -> PushCheck:
+        """Return a check of pushes that also asks whether the round may go on."""
 
         async def checked(branch: str) -> None:
             await self.check()
-            await permit(branch)
+            await push_check(branch)
 
         return checked
+
+    @staticmethod
+    def public(summary: str) -> str:
+        """Return the agent's summary without the ids of remarks, which mean nothing outside the round."""
+        return without_ids(summary)
 
     async def prepare(self, repository: BareClone, details: ItemDetails, author: CommitIdentity) -> None:
         """Let the work start from the head that the decision knew, with the base merged in for a conflict.
@@ -402,7 +409,7 @@ class RoundWork:
         end = self.end
         if end is RoundEnd.FAILED and outcome.reason is Reason.SUPERSEDED:
             end = RoundEnd.SUPERSEDED
-        elif end is RoundEnd.FAILED and outcome.reason is Reason.CANCELLED:
+        elif end is RoundEnd.FAILED and outcome.reason in (Reason.CANCELLED, Reason.WITHDRAWN):
             end = RoundEnd.CANCELLED
         return report_of_round(self._result(end), self.asked.entries)
 

@@ -22,8 +22,10 @@ from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.runners import RunnerName
 
-from coding_agent_consumer.agent.model_spec import model_spec, upstreams
+from coding_agent_consumer.agent.model_spec import model_spec
+from coding_agent_consumer.agent.upstreams import upstreams
 from coding_agent_consumer.agent_interface import Brief, Image, OnStep, Step, work_until
+from coding_agent_consumer.gateway.wire_formats import says_too_long
 from coding_agent_consumer.runners import (
     FOLDER,
     AgentMessage,
@@ -256,11 +258,15 @@ def _fields_of(line: bytes) -> dict[str, Any]:
 def outcome_of_end(
     runner: Runner, result: ProcessResult, failure: Failed | None, words: str, *, requests: int
 ) -> Outcome:
-    """Decide the attempt's outcome from the end of the program.
+    """Return the attempt's outcome after a runner's program has ended.
+
+    A program that reports success without a request through the gateway has failed: it used another model.
+
 
     Args:
-        failure: why the program gave up, if the model said nothing after that.
-        words: the last text of the model.
+        result: the program's exit code and the end of its errors.
+        failure: the failure that the program reported last; `None` if the model answered after it.
+        words: the last text of the model, which becomes the summary.
         requests: number of requests that the program made to the model through the gateway.
     """
     if result.truncated:
@@ -268,6 +274,7 @@ def outcome_of_end(
             reason=Reason.RUNNER_FAILED,
             message=f"{runner.name} was ended: it wrote more than 64 MiB of output.",
         )
+    reported = failure is not None
     if failure is None and result.exit_code != 0:
         failure = Failed(_end_of(result.errors))
     if failure is None and requests == 0:
@@ -288,6 +295,15 @@ def outcome_of_end(
     if status is None and result.exit_code:
         status = runner.status_of(result.exit_code)
     said = one_line(failure.message, _PROBLEM_LENGTH) or "it did not say why"
+    # Some programs do not say the status. Another attempt would not fit either.
+    if reported and (status is None or status in _REFUSED) and says_too_long(failure.message):
+        return Outcome(
+            reason=Reason.LIMIT_REACHED,
+            message=(
+                f"The conversation of {runner.name} does not fit the model's context; check context_length in"
+                f" the model's section of llm. It said: {said}"
+            ),
+        )
     if status is None:
         ended = "ran out of time" if result.exit_code is None else f"ended with status {result.exit_code}"
         return Outcome(reason=Reason.RUNNER_FAILED, message=f"{runner.name} {ended}: {said}")

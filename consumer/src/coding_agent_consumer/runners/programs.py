@@ -13,7 +13,6 @@ from typing import Any
 
 from coding_agent_core.task.runners import RunnerName
 
-from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.runners import (
     FOLDER,
     AgentMessage,
@@ -170,9 +169,7 @@ def _toml(value: object) -> str:
 def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
     if line.get("type") == "turn.failed":
         message = _text(_fields(line.get("error")).get("message"))
-        found = _CODEX_STATUS.search(message)
-        # Without a status, Codex could not reach the model, or the stream broke.
-        yield Failed(message, int(found[1]) if found else 503)
+        yield Failed(message, _codex_status(message))
         return
     item = _fields(line.get("item"))
     name, ended = _text(item.get("id")), line.get("type") == "item.completed"
@@ -192,6 +189,15 @@ def _codex_events(line: Mapping[str, Any]) -> Iterator[Event]:
             yield ToolCall(name, "edit", {"path": ", ".join(paths)})
         case "mcp_tool_call" if not ended:
             yield ToolCall(name, _text(item.get("tool")), _fields(item.get("arguments")))
+
+
+def _codex_status(message: str) -> int:
+    """Return the HTTP status that a failure stands for. Codex shows an answer with 400 as its body alone."""
+    if message.lstrip().startswith("{"):
+        return 400
+    found = _CODEX_STATUS.search(message)
+    # Without a status, Codex could not reach the model, or the stream broke.
+    return int(found[1]) if found else 503
 
 
 _GEMINI_PRELOAD_FILE = ".gemini/preload.cjs"
@@ -377,10 +383,10 @@ def conversation_of(line: Mapping[str, Any]) -> str:
 RUNNERS: Mapping[RunnerName, Runner] = {
     runner.name: runner
     for runner in (
-        Runner(RunnerName.CLAUDE_CODE, WireFormat.ANTHROPIC, _start_claude_code, _claude_code_events),
-        Runner(RunnerName.CODEX, WireFormat.OPENAI, _start_codex, _codex_events),
-        Runner(RunnerName.GEMINI, WireFormat.GOOGLE, _start_gemini, _gemini_events, _gemini_status),
-        Runner(RunnerName.OPENCODE, WireFormat.OPENAI, _start_opencode, _opencode_events),
+        Runner(RunnerName.CLAUDE_CODE, _start_claude_code, _claude_code_events),
+        Runner(RunnerName.CODEX, _start_codex, _codex_events),
+        Runner(RunnerName.GEMINI, _start_gemini, _gemini_events, _gemini_status),
+        Runner(RunnerName.OPENCODE, _start_opencode, _opencode_events),
     )
 }
 
@@ -409,7 +415,7 @@ def command_runner(command: Sequence[str]) -> Runner:
         }
         return Launch(ProcessSpec(tuple(command), env, {_INSTRUCTIONS: order.instructions}), order.prompt)
 
-    return Runner(RunnerName.COMMAND, None, launch, None)
+    return Runner(RunnerName.COMMAND, launch, None)
 
 
 def _text(value: Any) -> str:

@@ -6,24 +6,27 @@ a third of an attempt's CPU time, and agents that are programs of their own do n
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import os
 import re
+import shlex
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
 
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import one_line
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.section import Secrets, SecretSettings, written_forms
+from coding_agent_core.settings.section import Secrets, SecretSettings
 from coding_agent_forges.rest.client import issued_tokens
 
 _logger = logging.getLogger("coding_agent.transcript")
+_URL_SAFE = str.maketrans("+/", "-_")
 _SAID_LENGTH = 300
 _CALL_LENGTH = 160
 _TITLE_LENGTH = 120
@@ -312,7 +315,7 @@ def digest(message: Fields) -> list[str]:
 
 
 def step_of_answer(response: Fields, scrub: Scrub) -> str:
-    """Return the step's title: what the model said, otherwise what it calls."""
+    """Return the step's title: the model's text, or without one the names of its calls."""
     said = " ".join(part["content"] for part in _parts(response, "text")).strip()
     calls = [_call_title(part) for part in _parts(response, "tool-call")]
     return one_line(scrub(said or ", ".join(calls) or "an empty answer"), _TITLE_LENGTH)
@@ -378,3 +381,20 @@ def _result(content: object) -> str:
 
 def _compact(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def written_forms(value: str) -> set[str]:
+    """Return the forms that a secret may have in a text: plain, quoted for JSON, a shell or a URL, or base64.
+
+    In base64, the characters of a secret depend on the text around it, e.g. in `user:secret`. So there is one
+    form for each of the three positions, without the characters at both ends that also depend on that text.
+    """
+    in_json = json.dumps(value)[1:-1]
+    forms = {value, in_json, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(in_json)[1:-1]}
+    forms |= {shlex.quote(value)[1:-1] if shlex.quote(value) != value else value}
+    forms |= {quote(value, safe=""), quote(value), quote_plus(value)}
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + value.encode()).decode()
+        first, end = (before * 8 + 5) // 6, (before + len(value.encode())) * 8 // 6
+        forms |= {encoded[first:end], encoded[first:end].translate(_URL_SAFE)}
+    return forms

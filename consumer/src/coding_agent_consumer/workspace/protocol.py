@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from coding_agent_core.errors import CodingAgentError
 
 from coding_agent_consumer.workspace import framing
-from coding_agent_consumer.workspace.framing import Patch
+from coding_agent_consumer.workspace.framing import Patch, Seed
 
 MAX_LINE = 4 * 1024 * 1024
 """The longest line of a process's output, in bytes; a longer one is left out."""
@@ -225,15 +224,15 @@ class Workspace(Protocol):
         """Check that the workspace answers; raise `WorkspaceGoneError` if it does not."""
         ...
 
-    async def seed(self, bundle: Path, branch: str) -> None:
-        """Create the tree from a git bundle and check out `branch`.
+    async def seed(self, seed: Seed) -> None:
+        """Create the tree, and check out the seed's commit.
 
-        The bundle is sent over the socket, so the two sides need no shared folder.
+        The packs are sent over the socket, so the two sides need no shared folder.
         """
         ...
 
-    async def start_over(self, bundle: Path, branch: str) -> None:
-        """End all processes, remove all files, and create the tree from a git bundle.
+    async def start_over(self, seed: Seed) -> None:
+        """End all processes, remove all files, and create the tree.
 
         From then on, the workspace answers only this client, because a command can have left requests.
 
@@ -242,10 +241,10 @@ class Workspace(Protocol):
         """
         ...
 
-    async def restore(self, bundle: Path, branch: str) -> None:
-        """End all processes, and check out the bundle's branch anew. Only this client is answered afterwards.
+    async def restore(self, seed: Seed) -> None:
+        """End all processes, and check out the seed's commit anew. Only this client is answered afterwards.
 
-        Files in the tree that the branch does not track stay, and so do those outside the tree.
+        Files in the tree that the commit does not track stay, and so do those outside the tree.
         """
         ...
 
@@ -269,7 +268,7 @@ class Workspace(Protocol):
         ...
 
     def start(self, process: ProcessSpec, *, timeout: float) -> AbstractAsyncContextManager[RunningProcess]:
-        """Start a process. At the end of the block it is killed with all that it started.
+        """Start a process. At the end of the block, the process and its descendants are killed.
 
         While the block runs, `diff` is the only other operation.
 

@@ -14,39 +14,29 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempt_settings import Consumer
-from coding_agent_core.task.admission import (
-    Cancel,
-    Check,
-    Duplicate,
-    Keep,
-    admit,
-    announcement,
-    cancellation,
-    check_label,
-    first_run,
-    free_run,
-    is_announced,
-    is_fresh,
-    latest_of,
-    must_look,
-    note,
-    runs_of,
-    withdraw,
-    withdrawn,
-    works,
-)
+from coding_agent_core.task.admission import Cancel, Keep
 from coding_agent_core.task.agenttask import AgentTask, manifest
 from coding_agent_core.task.commands import CommandIgnored, CommandStored, IssueCommand, store
+from coding_agent_core.task.item_history import Position
 from coding_agent_core.task.model import (
-    Cause,
     Item,
     Origin,
     Submission,
     TaskRequest,
-    Trigger,
     Withdrawal,
+    WithdrawalCause,
     task_name,
 )
+from coding_agent_core.task.runs import (
+    cancellation,
+    next_run,
+    rescan_change,
+    rescan_item,
+    runs_of,
+    stored_rescan,
+    works,
+)
+from coding_agent_core.task.task_store import TaskStore
 
 _logger = logging.getLogger("coding_agent.queue")
 _T = TypeVar("_T")
@@ -61,39 +51,29 @@ PROBE_TIMEOUT = 1.9
 TRIES = 8
 """Maximum number of tries of one operation, however quickly they fail."""
 _HAD_ITS_ROUND = "this cause has had its round"
+_ASKED = "the item has a task; the reporter reads whether the label asks for another one"
 _RACES = 10
 """Maximum number of decisions of one operation. A further one is needed if the item's tasks have changed."""
 
 
-class KubernetesSink:
-    """The task sink on the API server, for one event loop. It connects with the first call.
+class StoreSink:
+    """The task sink on a store of AgentTasks, for one event loop. It connects with the first call.
 
     Args:
-        namespace: the namespace for the tasks; `None` for that of the credentials.
+        connect: returns the store.
         limits: the limits on time and attempts that new tasks get.
-        fence: called before every write; it raises `ApiError` if this process may not write now.
-
-    Example:
-        sink = KubernetesSink(Access.find(), "coding-agent", settings.consumer)
-        submission = await sink.submit(request)
-        print(submission.task, submission.duplicate or "is new")
-        await sink.aclose()
     """
 
     def __init__(
         self,
-        access: Access,
-        namespace: str | None,
+        connect: Callable[[], Awaitable[TaskStore]],
         limits: Consumer,
         *,
         total_timeout: float = TOTAL_TIMEOUT,
         jitter: Callable[[], float] = random.random,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        fence: Callable[[], None] = lambda: None,
     ) -> None:
-        self._fence = fence
-        self._access = access
-        self._namespace = namespace
+        self._connect = connect
         self._limits = limits
         self._total_timeout = total_timeout
         self._policy = RetryPolicy(
@@ -101,17 +81,28 @@ class KubernetesSink:
         )
         self._jitter = jitter
         self._now = now
-        self._tasks: AgentTasks | None = None
+        self._tasks: TaskStore | None = None
         self._connecting = asyncio.Lock()
         self._was_connected = True
 
     async def submit(self, request: TaskRequest) -> Submission:
-        """Admit the request, and store it as an AgentTask. A failed request is repeated for a few seconds."""
+        """Store the request as an AgentTask, or ask the reporter to read the item of a label that has one.
+
+        A failed request is repeated for a few seconds.
+        """
         unanswered: set[str] = set()
         return await self._bounded(lambda tasks: self._submit(tasks, request, unanswered))
 
+    async def submit_next(self, request: TaskRequest, answered: Position) -> Submission:
+        """Create the item's next run, which answers events up to a position, unless a run has not ended."""
+        unanswered: set[str] = set()
+        return await self._bounded(lambda tasks: self._submit_next(tasks, request, unanswered, answered))
+
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
-        """Cancel all active runs of the item, if admission decides so."""
+        """Cancel the item's active runs on a command; otherwise ask the reporter to read the item.
+
+        Only the item's history says whether the label was removed before or after it was applied.
+        """
         return await self._bounded(lambda tasks: self._withdraw(tasks, withdrawal))
 
     async def command(self, command: IssueCommand) -> CommandStored | CommandIgnored:
@@ -141,8 +132,8 @@ class KubernetesSink:
         if self._tasks is not None:
             await self._tasks.aclose()
 
-    async def _submit(self, tasks: AgentTasks, request: TaskRequest, unanswered: set[str]) -> Submission:
-        """Admit the request, based on the item's runs.
+    async def _submit(self, tasks: TaskStore, request: TaskRequest, unanswered: set[str]) -> Submission:
+        """Store a request.
 
         Args:
             unanswered: the names of tasks that this submission may have created, because an answer was lost.
@@ -150,71 +141,89 @@ class KubernetesSink:
         request = await _as_trusted_as_its_issue(tasks, request)
         if request.trigger.round is not None:
             return await self._submit_round(tasks, request, unanswered)
+        if request.trigger.by_label:
+            return await self._submit_label(tasks, request, unanswered)
+        return await self._submit_next(tasks, request, unanswered, None)
+
+    async def _submit_label(self, tasks: TaskStore, request: TaskRequest, unanswered: set[str]) -> Submission:
+        """Create run 1 of an item without a task, or ask the reporter to read the item."""
+        item, is_poll = request.item, request.trigger.origin is Origin.POLL
         taken: set[str] = set()
-        # The item of a fresh label has almost never a run. Creating run 1 without a read saves a request, and
-        # the API server refuses it if the name is taken.
-        if is_fresh(request.trigger) and not unanswered:
-            name = task_name(request.item)
+        # The item of an event has almost never a run. Creating run 1 without a read saves a request, and the
+        # API server refuses it if the name is taken.
+        if not is_poll and not unanswered:
+            name = task_name(item)
             if await self._create(tasks, request, 1, unanswered):
                 return Submission(task=name)
             taken.add(name)
         for _ in range(_RACES):
+            stored = await _stored(tasks, item, taken)
+            runs = runs_of(item, stored)
+            if own := _own(runs, request, unanswered):
+                return Submission(task=own.name)
+            if not runs:
+                number = next_run(item, runs, stored)
+                if await self._create(tasks, request, number, unanswered):
+                    return Submission(task=task_name(item, number))
+                taken.add(task_name(item, number))
+                continue
+            newest = runs[-1]
+            if is_poll and (not newest.reported or _is_asked(newest)):
+                return Submission(newest.name, _ASKED)  # the reporter reads the item anyway
+            if await tasks.patch(newest, rescan_item(newest, self._now(), request.trigger.labeled_at)):
+                return Submission(newest.name, _ASKED)
+        raise _too_quick(item)
+
+    async def _submit_next(
+        self, tasks: TaskStore, request: TaskRequest, unanswered: set[str], answered: Position | None
+    ) -> Submission:
+        """Create the item's next run, unless one is active or the same command had its run.
+
+        Args:
+            answered: the position that the run answers; `None` for a run that no label asked for.
+        """
+        taken: set[str] = set()
+        for _ in range(_RACES):
             stored = await _stored(tasks, request.item, taken)
             runs = runs_of(request.item, stored)
-            # A request whose response was lost may have created the task. Then it has exactly our trigger.
-            own = next((task for task in runs if task.name in unanswered), None)
-            if own is not None and own.spec.trigger == request.trigger:
+            if own := _own(runs, request, unanswered):
                 return Submission(task=own.name)
-            latest = latest_of(runs)
-            if latest is None:
-                create = admit(request.trigger, None)
-            else:
-                decision = admit(request.trigger, latest)
-                if isinstance(decision, Duplicate):
-                    record = note(runs[-1], request.trigger, decision, latest)
-                    # If the patch fails, the task has changed, so the decision is made again.
-                    if record is None or await tasks.patch(runs[-1], record):
-                        return Submission(task=decision.task, duplicate=decision.why)
-                    continue
-                create = decision
-            first, newest = first_run(request.item, runs), runs[-1] if runs else None
-            # The patches fail if a withdrawal or another receiver has changed these tasks since they were
-            # read.
-            told = {task.uid: task for task in (first, newest) if task is not None}
-            if not all([await tasks.patch(task, announcement(self._now())) for task in told.values()]):
-                continue  # run 1 was deleted, so its name is free, or the decision may be another one now
-            run = free_run(request.item, create.run, stored)
-            name = task_name(request.item, run)
-            if await self._create(tasks, request, run, unanswered, check=_why_check_label(request.trigger)):
-                return Submission(task=name)
-            taken.add(name)
-        raise QueueUnavailableError(
-            f"The tasks of {request.item.display} change too quickly to decide on one."
-        )
+            delivery = request.trigger.delivery_id
+            same = next((run for run in runs if delivery and run.spec.trigger.delivery_id == delivery), None)
+            if same is not None:
+                return Submission(same.name, "it had its run")
+            waits = [run for run in runs if not run.over] if answered is not None else []
+            active = next((run for run in runs if works(run) and run.spec.trigger.round is None), None)
+            if active is not None or waits:
+                return Submission((active or waits[-1]).name, "the item's task has not ended")
+            number = next_run(request.item, runs, stored)
+            if await self._create(tasks, request, number, unanswered, answered=answered):
+                return Submission(task=task_name(request.item, number))
+            taken.add(task_name(request.item, number))
+        raise _too_quick(request.item)
 
-    async def _submit_round(
-        self, tasks: AgentTasks, request: TaskRequest, unanswered: set[str]
-    ) -> Submission:
+    async def _submit_round(self, tasks: TaskStore, request: TaskRequest, unanswered: set[str]) -> Submission:
         """Create a round, unless its cause had one, which would have the same name."""
         name = task_name(request.item, round_part=request.trigger.name_part)
         runs = await _runs(tasks, request.item)
         if any(run.name == name for run in runs):
             # After a lost answer, the round with this name is our own.
             return Submission(name, None if name in unanswered else _HAD_ITS_ROUND)
-        decision = admit(request.trigger, latest_of(runs))
-        if isinstance(decision, Duplicate):
-            return Submission(decision.task, decision.why)
-        created = await self._create(tasks, request, decision.run, unanswered)
+        active = next((run for run in runs if not run.over), None)
+        if active is not None:
+            return Submission(active.name, "a run of the change is active; the next scan decides again")
+        number = max((run.spec.run for run in runs), default=0) + 1
+        created = await self._create(tasks, request, number, unanswered)
         return Submission(name, None if created else _HAD_ITS_ROUND)
 
     async def _create(
         self,
-        tasks: AgentTasks,
+        tasks: TaskStore,
         request: TaskRequest,
         run: int,
         unanswered: set[str],
         *,
-        check: str | None = None,
+        answered: Position | None = None,
     ) -> bool:
         """Create a run. Return `False` if its name is taken."""
         task = manifest(
@@ -222,7 +231,7 @@ class KubernetesSink:
             run=run,
             timeout_seconds=self._limits.timeout_seconds,
             max_attempts=self._limits.max_attempts,
-            check_label=check,
+            answered=None if answered is None else str(answered),
         )
         name = task["metadata"]["name"]
         # If the first request finds the name taken, the task is another submission's. After a lost response,
@@ -234,45 +243,43 @@ class KubernetesSink:
             unanswered.discard(name)
         return created is not None
 
-    async def _withdraw(self, tasks: AgentTasks, withdrawal: Withdrawal) -> Cancel | Keep:
+    async def _withdraw(self, tasks: TaskStore, withdrawal: Withdrawal) -> Cancel | Keep:
         for _ in range(_RACES):
             runs = await _runs(tasks, withdrawal.item)
-            match withdraw(withdrawal, latest_of(runs)):
-                case Keep() as kept:
-                    before = kept.withdrawn_before
-                    if before is None or await tasks.patch(runs[-1], withdrawn(before)):
-                        return kept
-                case Check(_, why):
-                    if await tasks.patch(runs[-1], check_label(why)):
-                        return Keep(f"{why}; the reporter cancels the task if the item shows no label")
-                case Cancel() as cancelled:
-                    # More than one run is active only if the operator has not found a duplicate yet.
-                    patch = cancellation(withdrawal.reason, withdrawal.cause, cancelled.withdrawn_before)
-                    if all([await tasks.patch(task, patch) for task in runs if works(task)]):
-                        return cancelled
-        raise QueueUnavailableError(
-            f"The tasks of {withdrawal.item.display} change too quickly to cancel one."
-        )
+            if not runs:
+                return Keep("the item has no task")
+            active = [run for run in runs if works(run)]
+            if withdrawal.cause is WithdrawalCause.COMMAND:
+                if not active:
+                    over = runs[-1].over
+                    return Keep(
+                        "the item's task has ended" if over else "the task is already being cancelled"
+                    )
+                patch = cancellation(withdrawal.reason, withdrawal.cause)
+                if all([await tasks.patch(task, patch) for task in active]):
+                    return Cancel(active[-1].name)
+            elif runs[-1].reported and not active:
+                return Keep("the item's task has ended")
+            elif await tasks.patch(runs[-1], rescan_item(runs[-1], self._now(), withdrawal.at)):
+                return Keep("the reporter reads the item, and cancels the task if nobody wants it")
+        raise _too_quick(withdrawal.item)
 
-    async def _command(self, tasks: AgentTasks, command: IssueCommand) -> CommandStored | CommandIgnored:
+    async def _command(self, tasks: TaskStore, command: IssueCommand) -> CommandStored | CommandIgnored:
         for _ in range(_RACES):
             runs = await _runs(tasks, command.item)
-            latest = latest_of(runs)
-            if latest is None:
+            if not runs:
                 return CommandIgnored("the item has no task; apply the label to start one")
             # A run remembers the command that started it, so a delivery that comes again starts no other.
-            if command.trigger_id in latest.delivery_ids:
+            if any(run.spec.trigger.delivery_id == command.trigger_id for run in runs):
                 return CommandIgnored("it has already been executed")
             patch = store(runs[-1], command)
             if isinstance(patch, CommandIgnored):
                 return patch
             if await tasks.patch(runs[-1], patch):
-                return CommandStored(latest.name)
-        raise QueueUnavailableError(
-            f"The tasks of {command.item.display} change too quickly to store a command on one."
-        )
+                return CommandStored(runs[-1].name)
+        raise _too_quick(command.item)
 
-    async def _look(self, tasks: AgentTasks, items: Sequence[Item], author: str) -> str | None:
+    async def _look(self, tasks: TaskStore, items: Sequence[Item], author: str) -> str | None:
         for item in items:
             for _ in range(_RACES):
                 runs = await _runs(tasks, item)
@@ -280,13 +287,13 @@ class KubernetesSink:
                     break
                 # The reporter watches tasks, so an annotation on the newest one reaches it without another
                 # channel.
-                if await tasks.patch(runs[-1], must_look(runs[-1], self._now(), items, author)):
+                if await tasks.patch(runs[-1], rescan_change(runs[-1], self._now(), items, author)):
                     return runs[-1].name
             else:
-                raise QueueUnavailableError(f"The tasks of {item.display} change too quickly.")
+                raise _too_quick(item)
         return None
 
-    async def _bounded(self, operation: Callable[[AgentTasks], Awaitable[_T]]) -> _T:
+    async def _bounded(self, operation: Callable[[TaskStore], Awaitable[_T]]) -> _T:
         """Run an operation within the total time; repeat it from its first read after a temporary error."""
         problem: BaseException | None = None
 
@@ -314,13 +321,10 @@ class KubernetesSink:
             sentence = str(problem or "the Kubernetes API server did not answer in time")
             raise QueueUnavailableError(sentence) from error
 
-    async def _connected(self) -> AgentTasks:
+    async def _connected(self) -> TaskStore:
         async with self._connecting:
             if self._tasks is None:
-                server = await ApiServer.connect(self._access, REQUEST_TIMEOUT, role=ROLE)
-                namespace = self._namespace or server.namespace or "default"
-                self._tasks = AgentTasks(server, namespace, MANAGER, fence=self._fence)
-                _logger.info("Tasks are AgentTasks in namespace %s", self._tasks.namespace)
+                self._tasks = await self._connect()
             return self._tasks
 
     async def _renew(self) -> None:
@@ -328,19 +332,57 @@ class KubernetesSink:
             await self._tasks.renew()
 
 
-def _why_check_label(trigger: Trigger) -> str | None:
-    """Return why the reporter must check the label of a further run; `None` if it need not.
+class KubernetesSink(StoreSink):
+    """The task sink on the API server.
 
-    A withdrawal cancels only runs that exist. So the run that is created now escapes a withdrawal that
-    another process handles at the same time, or that arrived first although it happened in the same second.
-    Labels that a webhook shows may be off the item by now.
+    Args:
+        namespace: the namespace for the tasks; `None` for that of the credentials.
+        limits: the limits on time and attempts that new tasks get.
+        fence: called before every write; it raises `ApiError` if this process may not write now.
+
+    Example:
+        sink = KubernetesSink(Access.find(), "coding-agent", settings.consumer)
+        submission = await sink.submit(request)
+        print(submission.task, submission.duplicate or "is new")
+        await sink.aclose()
     """
-    by_webhook = trigger.origin in (Origin.WEBHOOK, Origin.REDELIVERY, Origin.LABELS)
-    by_label = by_webhook and trigger.cause is Cause.LABEL
-    return "a withdrawal may have been handled while this run was created" if by_label else None
+
+    def __init__(
+        self,
+        access: Access,
+        namespace: str | None,
+        limits: Consumer,
+        *,
+        total_timeout: float = TOTAL_TIMEOUT,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        fence: Callable[[], None] = lambda: None,
+    ) -> None:
+        async def connect() -> TaskStore:
+            server = await ApiServer.connect(access, REQUEST_TIMEOUT, role=ROLE)
+            tasks = AgentTasks(server, namespace or server.namespace or "default", MANAGER, fence=fence)
+            _logger.info("Tasks are AgentTasks in namespace %s", tasks.namespace)
+            return tasks
+
+        super().__init__(connect, limits, total_timeout=total_timeout, now=now)
 
 
-async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> TaskRequest:
+def _own(runs: Sequence[AgentTask], request: TaskRequest, unanswered: Collection[str]) -> AgentTask | None:
+    """Return the task that a request of ours created although its response was lost; it has our trigger."""
+    lost = (task for task in runs if task.name in unanswered)
+    return next((task for task in lost if task.spec.trigger == request.trigger), None)
+
+
+def _is_asked(task: AgentTask) -> bool:
+    """Whether the reporter was asked to read the task's item and has not done so yet."""
+    rescan = stored_rescan(task)
+    return rescan is not None and rescan.labels
+
+
+def _too_quick(item: Item) -> QueueUnavailableError:
+    return QueueUnavailableError(f"The tasks of {item.display} change too quickly to decide on one.")
+
+
+async def _as_trusted_as_its_issue(tasks: TaskStore, request: TaskRequest) -> TaskRequest:
     """Return the request, marked as trusted if its change is our work for an issue with trusted tasks.
 
     An issue without stored tasks is not trusted.
@@ -353,12 +395,12 @@ async def _as_trusted_as_its_issue(tasks: AgentTasks, request: TaskRequest) -> T
     return request.model_copy(update={"trusted": trusted})
 
 
-async def _runs(tasks: AgentTasks, item: Item) -> list[AgentTask]:
+async def _runs(tasks: TaskStore, item: Item) -> list[AgentTask]:
     """Return the item's runs; the newest is last."""
     return runs_of(item, await _stored(tasks, item, ()))
 
 
-async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list[AgentTask]:
+async def _stored(tasks: TaskStore, item: Item, taken: Collection[str]) -> list[AgentTask]:
     """Return the tasks with the item's label, and the tasks whose names were taken.
 
     The item's runs are among them. A task whose name was taken is not listed if somebody removed its labels,
@@ -369,12 +411,12 @@ async def _stored(tasks: AgentTasks, item: Item, taken: Collection[str]) -> list
     except ApiError as error:
         if not error.uncached:
             raise
-        # The API server refuses lists for seconds after a change of the CRD, but single reads work. Run 1 is
-        # deleted last, and further runs are announced on it. So it shows whether the item has other runs.
+        # The API server refuses lists for seconds after a change of the CRD, but single reads work. Any run
+        # can keep a request to the reporter, which lists them again.
         first = await tasks.get(task_name(item))
-        if first is not None and (is_announced(first) or not runs_of(item, [first])):
+        if first is None or not runs_of(item, [first]):
             raise
-        listed = [first] if first is not None else []
+        listed = [first]
     for name in sorted(set(taken) - {task.name for task in listed}):
         unlabeled = await tasks.get(name)
         listed += [unlabeled] if unlabeled is not None else []

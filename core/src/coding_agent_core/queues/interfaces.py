@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
 from typing import Protocol, runtime_checkable
 
 from coding_agent_core.task.admission import Cancel, Keep
 from coding_agent_core.task.commands import CommandIgnored, CommandStored, IssueCommand
-from coding_agent_core.task.model import Frozen, Item, Submission, TaskRequest, Withdrawal, WithdrawalCause
+from coding_agent_core.task.model import Frozen, Item, Submission, TaskRequest, Withdrawal
 from coding_agent_core.task.queued_task import QueuedTask
 
 
@@ -75,7 +74,7 @@ class TaskSink(Protocol):
 
 
 @runtime_checkable
-class LookSink(Protocol):
+class RescanSink(Protocol):
     """The interface that stores requests to scan a change."""
 
     async def look(self, items: Sequence[Item], author: str = "") -> str | None:
@@ -109,37 +108,8 @@ class Claim(Protocol):
         ...
 
     @property
-    def cancelled(self) -> asyncio.Event:
-        """Set when the task must stop because it was withdrawn (if the queue learns of this)."""
-        ...
-
-    @property
-    def why_cancelled(self) -> str:
-        """The reason for the cancellation as one plain sentence, once `cancelled` is set."""
-        ...
-
-    @property
-    def cancel_cause(self) -> WithdrawalCause | None:
-        """The act of a person that cancelled the task, once `cancelled` is set."""
-        ...
-
-    @property
-    def withdrawn_before(self) -> datetime | None:
-        """The time, by the forge's clock, before which labels were withdrawn, once `cancelled` is set."""
-        ...
-
-    @property
     def lost(self) -> asyncio.Event:
         """Set when another consumer holds the item. Then the attempt must stop and report nothing."""
-        ...
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether nobody else can get the task while the claim lasts.
-
-        A broker gives the task of a consumer that it cannot reach to another one, and the first consumer
-        learns of this late.
-        """
         ...
 
     async def holds_item(self) -> bool:
@@ -152,28 +122,6 @@ class Claim(Protocol):
 
     def item_lock(self) -> AbstractAsyncContextManager[bool]:
         """Hold the item's lock during the context; the value is `False` if another consumer holds it."""
-        ...
-
-    def ending(self) -> None:
-        """Tell the queue that the end is about to be reported. A later label starts the next run.
-
-        Call this before the final labels are written. Otherwise a label that is applied between them and
-        `done` would count as a duplicate of this task.
-        """
-        ...
-
-    def labeled(self, at: datetime) -> None:
-        """Tell the queue when the label that the attempt works for was applied, by the forge's clock.
-
-        An earlier removal of the label does not cancel the attempt, whenever the removal becomes known.
-        """
-        ...
-
-    def answered(self, until: datetime | None) -> None:
-        """Tell the queue up to which time, by the forge's clock, the task answers applications of the label.
-
-        Call this before `done`, `retry` or `dead_letter`.
-        """
         ...
 
     async def done(self) -> None: ...
@@ -215,31 +163,10 @@ class TaskSource(Protocol):
 
 
 class NoticeSource(Protocol):
-    """The interface that delivers notices and answers questions about tasks, where there is no reporter.
+    """The interface that delivers notices, where there is no reporter.
 
-    A broker knows messages and not tasks, so there the item's labels and our comment show the tasks.
+    A broker knows messages and not tasks, so the item's labels and our comment show the tasks.
     """
-
-    @property
-    def tasks(self) -> TaskSink | None:
-        """The executor of commands; `None` if commands change the item's labels instead."""
-        ...
-
-    def waits(self, task: QueuedTask) -> bool:
-        """Return `False` if the queue knows that the task has ended, was cancelled, or is not the newest."""
-        ...
-
-    def is_wanted(self, item: Item) -> bool | None:
-        """Whether the item has a task that is not cancelled; `None` if only its labels show this."""
-        ...
-
-    def latest_task(self, item: Item) -> QueuedTask | None:
-        """Return the item's newest task, even if it has ended; `None` if the queue knows none."""
-        ...
-
-    def is_cancelled(self, item: Item) -> bool:
-        """Whether the queue knows that the item's newest task was cancelled."""
-        ...
 
     async def looks(self, host: str) -> bool:
         """Whether this process regularly scans our open changes on a forge.

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.item_forge import ItemForge
-from coding_agent_core.forge.values import Permission, clock_was_set_back_since
+from coding_agent_core.forge.values import Permission
 from coding_agent_core.runtime.metrics import CollectorRegistry, Counter
 from coding_agent_core.task.admission import Cancel, Keep
 from coding_agent_core.task.commands import IssueCommand
@@ -72,7 +72,7 @@ class LastTask:
 
 @dataclass(frozen=True)
 class Target:
-    """What a command acts on.
+    """The forge, the tasks and the item's newest task, on which a command acts.
 
     Attributes:
         tasks: submits and withdraws tasks.
@@ -146,13 +146,7 @@ async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResu
 
 async def _act(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     if command.name is CommandName.CANCEL:
-        withdrawal = command.withdrawal()
-        decision = await target.tasks.withdraw(withdrawal)
-        # A command that looks older than the label may be newer, if the forge's clock was set back.
-        if isinstance(decision, Keep) and decision.older_than is not None:
-            state = await target.forge.read_state(command.item)
-            if clock_was_set_back_since(state, decision.older_than):
-                decision = await target.tasks.withdraw(withdrawal.model_copy(update={"at": None}))
+        decision = await target.tasks.withdraw(command.withdrawal())
         if isinstance(decision, Keep):
             return ExecutionResult.NOTHING, decision.why
         return ExecutionResult.DONE, f"cancelled {decision.task}"

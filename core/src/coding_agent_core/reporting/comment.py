@@ -9,32 +9,35 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, field_serializer
+from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
 
 from coding_agent_core.errors import ForgeListTooLongError
-from coding_agent_core.forge.hidden_line import hidden_line
 from coding_agent_core.forge.item_forge import ItemForge
-from coding_agent_core.forge.values import MARKER, LabelEvent
+from coding_agent_core.forge.values import MARKER, LabelEvent, hidden_line
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.markdown import inline, quotation, quoted_code
 from coding_agent_core.platforms.registry import FACTS
-from coding_agent_core.reporting.round_summary import summary_of
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.task.agenttask import AttemptStatus
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.egress import Denial
 from coding_agent_core.task.model import Frozen, Item, Phase, RoundTrigger
 from coding_agent_core.task.reasons import Reason, advice
+from coding_agent_core.task.round_cause import RoundKind
 from coding_agent_core.task.round_record import RoundRecord, stored_record
 from coding_agent_core.task.runners import RunnerName
-from coding_agent_core.task.usage import Usage
+from coding_agent_core.task.usage import Usage, sum_of
 from coding_agent_core.task.verification import Evidence, SideEvidence, VerifiedCommand
+
+if TYPE_CHECKING:
+    from coding_agent_core.task.agenttask import AttemptStatus
 
 EVERY_LABEL_STAYS = datetime.min.replace(tzinfo=UTC)
 """The `answered_until` of a task that answers no label, or if it is not known which labels it answers."""
@@ -63,12 +66,12 @@ class State(Frozen):
         reason: why the task or its last attempt ended.
         branch: the branch for the work, whether or not it was pushed.
         user: the login of the person who asked for the task.
-        process: the process that has the task in memory (`queues.live_processes`).
         retry_cause: why the attempt is not the first, if no AgentTask says so.
         rounds: the rounds of a change.
         round: what caused the task if it is a round, and no AgentTask says so.
         usage: how much the attempts of the round that have ended used the model, if no AgentTask says so.
         statuses: the commit statuses that were written, so that each is written once.
+        answered: the position up to which the item's past runs answer its events (`labels.Position`).
     """
 
     uuid: str
@@ -80,12 +83,18 @@ class State(Frozen):
     change_url: str | None = None
     runner: RunnerName | None = None
     user: str | None = None
-    process: str | None = Field(default=None, pattern=r"^[0-9a-f]{32}$")
     retry_cause: str | None = None
     rounds: Annotated[RoundRecord | None, BeforeValidator(stored_record)] = None
     round: RoundTrigger | None = None
     usage: Usage | None = None
     statuses: tuple[str, ...] = ()
+    answered: str | None = Field(default=None, max_length=64)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_process(cls, data: Any) -> Any:
+        # A release before 0.1.0 named the process that had the task in its memory.
+        return {key: data[key] for key in data if key != "process"} if isinstance(data, Mapping) else data
 
     @field_serializer("rounds")
     def _short(self, rounds: RoundRecord | None) -> Any:
@@ -553,3 +562,30 @@ def _transcript(place: str, task: str) -> str:
 
 def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[:limit] + "\n\n… (cut)"
+
+
+_ROUND_CAUSES = {
+    RoundKind.CHECKS: ("failed checks", "failed checks"),
+    RoundKind.REVIEW: ("a review", "reviews"),
+    RoundKind.CONFLICT: ("a conflict", "conflicts"),
+}
+"""What one round and several rounds of a kind are for, in the order in which people read it."""
+
+
+def summary_of(record: RoundRecord) -> str:
+    """Return a phrase with the number of a change's rounds, their kinds, and the cost of the model.
+
+    Superseded rounds do not count in the number, but in the cost. The phrase is empty if no round has ended.
+    """
+    kinds = Counter(entry.kind for entry in record.rounds if entry.counted)
+    if not kinds:
+        return ""
+    causes = [(count, _ROUND_CAUSES[kind][count > 1]) for kind in _ROUND_CAUSES if (count := kinds[kind])]
+    total = kinds.total()
+    rounds = f"{total} round{'' if total == 1 else 's'}"
+    if len(causes) == 1:
+        rounds += f" for {causes[0][1]}"
+    else:
+        rounds += "".join(f", {count} for {cause}" for count, cause in causes)
+    cost = reduce(sum_of, (entry.cost for entry in record.rounds), None)
+    return f"{rounds}; cost {cost}" if cost is not None else rounds

@@ -64,7 +64,7 @@ _CHANGING = re.compile(
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The diagnosis of a head's checks.
+    """The checks of a head, sorted by what can be done about them.
 
     Attributes:
         fixable: the failed checks that an agent can fix, by name.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from math import inf
 
@@ -22,9 +23,11 @@ from coding_agent_core.reporting.comment import State, comment_with_change_round
 from coding_agent_core.rounds.decide import open_work
 from coding_agent_core.rounds.notes import our_comment
 from coding_agent_core.rounds.review import is_one_of
-from coding_agent_core.task.model import Item, identity_hash
-from coding_agent_core.task.round_cause import PERMISSIONS_LIMIT, RoundPolicy, Work
+from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger, identity_hash
+from coding_agent_core.task.round_cause import PERMISSIONS_LIMIT, RoundCause, RoundPolicy, Work
 from coding_agent_core.task.round_record import RoundRecord
+from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.runners import RunnerName
 
 _logger = logging.getLogger("coding_agent.rounds")
 
@@ -108,7 +111,7 @@ class ScanTimes:
         """Skip this scan of all changes, because another process does it."""
         self.regular = self.monotonic() + self.interval
 
-    async def look(
+    async def run_due(
         self, at_all: Callable[[], Awaitable[float]], at_one: Callable[[Item], Awaitable[float]]
     ) -> None:
         """Run the scans that are due. An event that arrives meanwhile requests another scan.
@@ -134,12 +137,12 @@ class ScanTimes:
                 self.regular, self.is_early = self.monotonic() + wait, wait < self.interval
             else:
                 for one in due.values():
-                    await self._look_at(one.item, at_one)
+                    await self._scan_one(one.item, at_one)
         except BaseException:
             self._asked |= taken
             raise
 
-    async def _look_at(self, item: Item, at_one: Callable[[Item], Awaitable[float]]) -> None:
+    async def _scan_one(self, item: Item, at_one: Callable[[Item], Awaitable[float]]) -> None:
         soonest = self.monotonic() + await at_one(item)
         if soonest < self.regular:
             self.regular, self.is_early = soonest, True
@@ -172,6 +175,35 @@ class ChangeRounds:
 
     change_url: str
     summary: str
+
+
+def round_request(
+    snapshot: ChangeSnapshot,
+    cause: RoundCause,
+    issue: Item | None,
+    *,
+    user: str,
+    runner: RunnerName | None,
+    now: datetime,
+) -> TaskRequest:
+    """Return the request for a round of a change.
+
+    Args:
+        issue: the issue that the change answers.
+        user: the person who asked for the work that led to the change; their settings apply to rounds too.
+        runner: the runner of that work.
+        now: the time by our own clock.
+    """
+    word, trigger = trigger_of(cause, snapshot.read_at)
+    return TaskRequest(
+        item=snapshot.item,
+        user=user,
+        title=snapshot.title[:1024],
+        url=snapshot.url[:2048],
+        trigger=Trigger(origin=Origin.POLL, cause=word, received_at=now, round=trigger),
+        answers=issue,
+        runner=runner,
+    )
 
 
 async def show_on_issue(forge: ItemForge, issue: Item, rounds: ChangeRounds) -> None:
@@ -222,7 +254,7 @@ class ChangeScans:
     _lists_all: bool = True
     _aside: dict[str, SetAside] = field(default_factory=dict)
 
-    async def look(self, interval: float, look_at: ScanHandler) -> float:
+    async def scan_all(self, interval: float, handle: ScanHandler) -> float:
         """Scan all open changes once. Return the seconds until the next scan, at most `interval`.
 
         Raises:
@@ -244,12 +276,12 @@ class ChangeScans:
             if aside is not None and aside.until > self.monotonic():
                 continue
             # A change that fails does not end the scan, but several in a row mean that the forge fails.
-            failed, soonest = await self._handled(key, snapshot, look_at, is_last=in_a_row + 1 >= _FAILURES)
+            failed, soonest = await self._handled(key, snapshot, handle, is_last=in_a_row + 1 >= _FAILURES)
             in_a_row = in_a_row + 1 if failed else 0
             wait = wait if soonest is None else min(wait, soonest)
         return wait
 
-    async def look_at(self, item: Item, look_at: ScanHandler) -> float:
+    async def scan_one(self, item: Item, handle: ScanHandler) -> float:
         """Scan one change. Return the seconds until a round becomes due without an event, or infinity.
 
         Raises:
@@ -265,7 +297,7 @@ class ChangeScans:
         if key not in self.open and len(self.open) >= _KNOWN:
             self._forget(OpenChanges(()))  # this process never scans all changes
         self.open |= {key}
-        _, soonest = await self._handled(key, snapshot, look_at, is_last=False)
+        _, soonest = await self._handled(key, snapshot, handle, is_last=False)
         return inf if soonest is None else soonest
 
     def is_stranger(self, item: Item, login: str) -> bool:
@@ -273,7 +305,7 @@ class ChangeScans:
         return not is_one_of(login, self.policy.bots) and not self._may_write(item, login)
 
     async def _handled(
-        self, key: str, snapshot: ChangeSnapshot, look_at: ScanHandler, *, is_last: bool
+        self, key: str, snapshot: ChangeSnapshot, handle: ScanHandler, *, is_last: bool
     ) -> tuple[bool, float | None]:
         """Handle a change, and leave it out for a while if this fails.
 
@@ -284,7 +316,7 @@ class ChangeScans:
             Whether it failed, and the seconds until the change has to be scanned again, if they are known.
         """
         try:
-            soonest = await look_at(key, snapshot)
+            soonest = await handle(key, snapshot)
         except NotYetError as error:
             if error.kind is not RequestKind.CREATE:
                 raise

@@ -161,7 +161,10 @@ async def pages_served(
 async def metrics_served(
     host: str, port: int, page: Page, limits: ClientLimits = PAGE_LIMITS
 ) -> AsyncIterator[None]:
-    """Serve a program's metrics during the `with` block; if the address is not available, only log this."""
+    """Serve a program's metrics during the `with` block.
+
+    If the address is not available, a warning is logged and the program runs without them.
+    """
     try:
         listener = listen(host, port)
     except SettingsError as error:

@@ -18,9 +18,9 @@ class Rounds(Section):
     enabled: bool = False
     """Whether there are rounds."""
     interval: float = Field(default=60.0, gt=0)
-    """Seconds between two looks at the open changes of one forge.
+    """Seconds between two scans of the open changes of one forge.
 
-    A webhook causes a look at its change at once; comments of strangers cause at most one a minute."""
+    A webhook causes a scan of its change at once; comments of strangers cause at most one a minute."""
     check_rounds: int = Field(default=3, ge=0)
     """Maximum number of rounds for failed checks, until a person acts."""
     review_rounds: int = Field(default=5, ge=0)

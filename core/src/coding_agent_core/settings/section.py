@@ -5,21 +5,17 @@ A secret is given by values, or by files that are read again when they change.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
-from urllib.parse import quote, quote_plus, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 _logger = logging.getLogger("coding_agent.secrets")
-_URL_SAFE = str.maketrans("+/", "-_")
 _Value = TypeVar("_Value")
 
 
@@ -162,20 +158,3 @@ class Secrets:
         """Return the value to send if only one can be sent, e.g. as a token."""
         values = self.current()
         return values[0] if values else None
-
-
-def written_forms(value: str) -> set[str]:
-    """Return the forms that a secret may have in a text: plain, quoted for JSON, a shell or a URL, or base64.
-
-    In base64, the characters of a secret depend on the text around it, e.g. in `user:secret`. So there is one
-    form for each of the three positions, without the characters at both ends that also depend on that text.
-    """
-    in_json = json.dumps(value)[1:-1]
-    forms = {value, in_json, json.dumps(value, ensure_ascii=False)[1:-1], json.dumps(in_json)[1:-1]}
-    forms |= {shlex.quote(value)[1:-1] if shlex.quote(value) != value else value}
-    forms |= {quote(value, safe=""), quote(value), quote_plus(value)}
-    for before in range(3):
-        encoded = base64.b64encode(b"\0" * before + value.encode()).decode()
-        first, end = (before * 8 + 5) // 6, (before + len(value.encode())) * 8 // 6
-        forms |= {encoded[first:end], encoded[first:end].translate(_URL_SAFE)}
-    return forms

@@ -57,11 +57,9 @@ LABEL_ITEM = f"{GROUP}/item"
 LABEL_DEFAULTED = f"{GROUP}/defaulted"
 """`true` if spec and labels are complete. The receiver's tasks are; the operator completes all others."""
 LABEL_REPORTED = f"{GROUP}/reported"
-"""`true` once the item shows the end of the task. The reporter watches all other tasks. `look`: the end is
-shown, and the annotation `look` waits for the reporter. `again`: the end is shown, and the reporter reads the
-item again, because of a command or of a label that may be new."""
-LOOK = "look"
-AGAIN = "again"
+"""`true` once the item shows the end of the task. The reporter watches all other tasks. `rescan`: the end is
+shown, and the annotation `rescan` or a command waits for the reporter."""
+RESCAN = "rescan"
 LABEL_ACTIVE = f"{GROUP}/active"
 """On Jobs: `true` until the end of the attempt is recorded. The operator lists and watches only such Jobs."""
 LABEL_TASK = f"{GROUP}/task"
@@ -70,30 +68,19 @@ LABEL_ATTEMPT = f"{GROUP}/attempt"
 """On Jobs and pods: the number of the attempt, from 1."""
 LABEL_VERIFY = f"{GROUP}/verify"
 """On Jobs and pods: `head` or `base` for an evidence pod; absent for an attempt."""
-ANNOTATION_LABELED_AT = f"{GROUP}/labeled-at"
-"""This task answers applications of the label up to this time, by the forge's clock. Later deliveries change
-the time, and so does the reporter before it removes the label."""
-ANNOTATION_LABEL_REMOVED_BY = f"{GROUP}/label-removed-by"
-"""The login of our own account. The reporter writes it before it removes the label that the task answers."""
-ANNOTATION_WITHDRAWN_BEFORE = f"{GROUP}/withdrawn-before"
-"""Applications of the label before this time, by the forge's clock, were withdrawn with this task."""
-ANNOTATION_CHECK_LABEL = f"{GROUP}/check-label"
-"""Why it is unclear whether a withdrawal is older than the label. The reporter reads the item to find out,
-and removes this annotation."""
-ANNOTATION_DELIVERIES = f"{GROUP}/deliveries"
-"""The newest 20 ids of further deliveries that this task answers, separated by commas."""
+ANNOTATION_ANSWERED = f"{GROUP}/answered"
+"""The position in the item's history up to which this run answers events (`labels.Position`); absent until
+somebody has read the history for this run."""
 ANNOTATION_CANCELLED = f"{GROUP}/cancelled-because"
 """Why a task was cancelled, as a clause for people: `alice cancelled it with a comment`."""
 ANNOTATION_CANCEL_CAUSE = f"{GROUP}/cancel-cause"
 """What a person did that cancelled the task (`WithdrawalCause`)."""
-ANNOTATION_NEXT_RUN_AT = f"{GROUP}/next-run-at"
-"""On an item's run 1 and on its newest run: the last time at which a further run was about to be created."""
 ANNOTATION_DUPLICATE_OF = f"{GROUP}/duplicate-of"
 """The name of the task that answers the label application for which this task was created."""
 
-ANNOTATION_LOOK = f"{GROUP}/look"
-"""What events have said about a change of the agent (`StoredLook`). The reporter looks at the change that
-they name, or at all open changes, and removes the annotation (docs/decisions/0029)."""
+ANNOTATION_RESCAN = f"{GROUP}/rescan"
+"""What events have said about the item or a change of the agent (`runs.StoredRescan`). The reporter reads the
+item, or scans the change that they name or all open changes, and removes the annotation."""
 
 ANNOTATION_CREATED_BY = f"{GROUP}/created-by"
 """The account that created a task by hand; an admission policy of the chart refuses any other name."""
@@ -115,6 +102,8 @@ _ALIASES = {
 }
 
 
+UNREPORTED = f"{LABEL_REPORTED}!=true"
+"""Selects active tasks, and ended tasks whose end is not shown yet."""
 NOT_ENDED = ",".join(f"status.phase!={phase.value}" for phase in Phase if phase.terminal)
 """Field selector of the tasks that have not ended, so that a watch or a restart does not read old tasks."""
 ENDED = ",".join(f"status.phase!={phase}" for phase in ("", *(p.value for p in Phase if not p.terminal)))
@@ -221,7 +210,7 @@ class OutcomeType(StrEnum):
 
 
 class AttemptStatus(_Wire):
-    """One attempt, which has one Job."""
+    """The record of one attempt. Each attempt has its own Job."""
 
     number: int = Field(ge=1)
     job: str = Field(max_length=63)
@@ -238,8 +227,8 @@ class AttemptStatus(_Wire):
     allowance: Allowance | None = None
     denied: tuple[Denial, ...] | None = Field(default=None, max_length=MAX_DENIALS)
     """Hosts that the egress proxy denied to the attempt."""
-    answered_until: datetime | None = None
-    """The same as in `Outcome`."""
+    answered: str | None = Field(default=None, max_length=64)
+    """The position in the item's history that the attempt read last (`labels.Position`)."""
     usage: Usage | None = None
 
 
@@ -432,8 +421,9 @@ class AgentTask:
 
     @property
     def reported(self) -> bool:
-        """Whether the item shows the end of the task, and the reporter does not read the item again."""
-        return self.metadata.labels.get(LABEL_REPORTED) in ("true", LOOK)
+        """Whether the reporter has finished: the item shows the end of the task, and no rescan of its labels
+        is due."""
+        return self.metadata.labels.get(LABEL_REPORTED) in ("true", RESCAN)
 
     @property
     def labels_shown(self) -> bool:
@@ -539,7 +529,7 @@ def manifest(
     max_attempts: int | None = None,
     model: str | None = None,
     instructions: str | None = None,
-    check_label: str | None = None,
+    answered: str | None = None,
 ) -> dict[str, Any]:
     """Return the AgentTask to create for a request.
 
@@ -548,7 +538,7 @@ def manifest(
 
     Args:
         timeout_seconds, max_attempts: the task's limits; `None` for the operator's defaults.
-        check_label: why the reporter has to read the item's labels.
+        answered: the position that the run answers, if the item's history was read for it.
     """
     item, trigger = request.item, request.trigger
     options = {
@@ -568,11 +558,7 @@ def manifest(
         **({"trusted": True} if request.trusted else {}),
         **{name: value for name, value in options.items() if value is not None},
     }
-    notes = {
-        ANNOTATION_LABELED_AT: trigger.labeled_at.isoformat() if trigger.labeled_at is not None else None,
-        ANNOTATION_CHECK_LABEL: check_label,
-    }
-    annotations = {name: value for name, value in notes.items() if value is not None}
+    annotations = {ANNOTATION_ANSWERED: answered} if answered is not None else {}
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,

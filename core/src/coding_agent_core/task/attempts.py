@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 from coding_agent_core.platforms.addresses import MAX_PLACE
@@ -64,6 +64,8 @@ class AttemptInput(Frozen):
         instructions: the task's instructions, which are added to the configured ones.
         allowance: how much this attempt may spend on the model; `None` if there is no limit.
         environment: the environment with which the pod was made, in addition to the installation's.
+        answered: the position in the item's history that the run answers (`labels.Position`); `None` if
+            nobody has read it.
     """
 
     task: QueuedTask
@@ -74,6 +76,7 @@ class AttemptInput(Frozen):
     instructions: str | None = None
     allowance: Allowance | None = None
     environment: Environment = Environment()
+    answered: str | None = None
 
     def to_json(self) -> str:
         """Return the task's queue message with the other fields added, as JSON."""
@@ -120,8 +123,8 @@ class Outcome(Frozen, extra="ignore"):
         tail: the last steps as short lines; the newest is last.
         denied: hosts that the egress proxy denied to the attempt.
         environment: the environment that the next attempt's pod needs, with the reason `EnvironmentChanged`.
-        answered_until: when the work was over, by the forge's clock; `None` if the time is not known. A label
-            that was applied later asks for another run.
+        answered: the position in the item's history when the work was over (`labels.Position`); `None` if it
+            could not be read. Labels that are applied later ask for another run.
         commit: the commit that this attempt or an earlier one of the task pushed; `None` if none did.
         verify: the result of the commands that check the work; `None` if none of them ran.
         round: how a round ended, for the record; `None` if the task is not a round.
@@ -140,7 +143,7 @@ class Outcome(Frozen, extra="ignore"):
     tail: str = Field(default="", max_length=MAX_TAIL)
     denied: tuple[Denial, ...] = Field(default=(), max_length=MAX_DENIALS)
     environment: Environment | None = None
-    answered_until: AwareDatetime | None = None
+    answered: str | None = Field(default=None, max_length=64)
     commit: Commit | None = None
     verify: VerifyReport | None = None
     round: Annotated[RoundReport | None, BeforeValidator(round_report)] = None
@@ -232,9 +235,3 @@ def folder_of(item: Item, run: int, uuid: str) -> str:
 def transcript_key(item: Item, run: int, uuid: str, attempt: int) -> str:
     """Return the key of an attempt's transcript in the store."""
     return f"{folder_of(item, run, uuid)}/attempt-{attempt}.jsonl"
-
-
-def attempt_of_key(key: str) -> int | None:
-    """Return the number of the attempt whose transcript has this key; `None` for any other key."""
-    found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
-    return int(found.group(1)) if found else None

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
 
-from coding_agent_core.task.agenttask import AGAIN, GROUP, LABEL_REPORTED, AgentTask, Spec
+from coding_agent_core.task.agenttask import GROUP, LABEL_REPORTED, RESCAN, AgentTask, Spec
 from coding_agent_core.task.model import (
     Cause,
     CommandName,
@@ -194,7 +194,7 @@ def store(task: AgentTask, command: IssueCommand) -> dict[str, Any] | CommandIgn
             f"{len(same)} commands /{command.name} are already waiting; is the reporter running?"
         )
     # The reporter does not watch tasks that are reported; a changed label makes it watch this one again.
-    reported = {LABEL_REPORTED: AGAIN} if LABEL_REPORTED in task.metadata.labels else {}
+    reported = {LABEL_REPORTED: RESCAN} if LABEL_REPORTED in task.metadata.labels else {}
     return _patch([*(other for other in stored if other is not own), entry], reported)
 
 

@@ -9,19 +9,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.platforms.text import one_line, printable, problem_of
 from coding_agent_core.task.egress import Preset
 from coding_agent_core.task.runners import RunnerName
 
@@ -47,6 +37,8 @@ _PATTERN = re.compile(
     re.ASCII,
 )
 _FOLDER = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+_REPOSITORY_FOLDER = re.compile(r"[^/*?\[\]\\\x00-\x1f\x7f]+(/[^/*?\[\]\\\x00-\x1f\x7f]+)*")
+"""Matches a path without characters that have a meaning in git's patterns (gitignore(5))."""
 
 
 class EnvironmentFileError(CodingAgentError):
@@ -101,6 +93,15 @@ def _folder(value: str) -> str:
     return value
 
 
+def _repository_folder(value: str) -> str:
+    if not _REPOSITORY_FOLDER.fullmatch(value) or not {".", "..", ".git"}.isdisjoint(value.split("/")):
+        raise ValueError(
+            "is not a folder of the repository; write its path from the root, for example "
+            "`services/billing`, without `*`, `..` and a slash at its end"
+        )
+    return value
+
+
 def _without_nul(value: str) -> str:
     if "\0" in value:
         raise ValueError("contains a NUL character, which commands and variables cannot have; remove it")
@@ -116,6 +117,7 @@ _Value = Annotated[str, Field(max_length=512), AfterValidator(_without_nul)]
 _Env = Annotated[dict[_Name, _Value], Field(max_length=20)]
 _Folder = Annotated[str, Field(max_length=128), AfterValidator(_folder)]
 _Folders = Annotated[tuple[_Folder, ...], Field(max_length=5)]
+_RepositoryFolder = Annotated[str, Field(max_length=255), AfterValidator(_repository_folder)]
 
 
 class _Strict(BaseModel):
@@ -201,11 +203,13 @@ class RepositoryFile(_Strict):
     """The content of `.coding-agent.yaml`.
 
     Attributes:
+        checkout: the folders to check out, besides the files in the folders above them; empty: all.
         verify: the commands that check the agent's work; `None` for those of the settings, empty for none.
     """
 
     image: Image | None = None
     setup: Annotated[tuple[_Command, ...], Field(max_length=20)] = ()
+    checkout: Annotated[tuple[_RepositoryFolder, ...], Field(max_length=100)] = ()
     verify: VerifyCommands | None = None
     egress: Annotated[tuple[Preset, ...], Field(max_length=10)] = ()
     runner: RunnerName | None = None
@@ -230,66 +234,3 @@ class RepositoryFile(_Strict):
             Service(name=name, **dict(service)) for name, service in sorted(self.services.items())
         )
         return Environment(image=self.image, egress=tuple(sorted(set(self.egress))), services=services)
-
-
-def read_file(content: bytes) -> RepositoryFile:
-    """Parse the content of `.coding-agent.yaml` and check it against `RepositoryFile`.
-
-    Every scalar is read as text, so that `1.10`, `on` and `null` mean what is written.
-
-    Raises:
-        EnvironmentFileError: the file is too large, is not YAML, or does not fit `RepositoryFile`.
-    """
-    if len(content) > MAX_FILE_BYTES:
-        raise EnvironmentFileError(
-            f"`{ENVIRONMENT_FILE}` has more than {MAX_FILE_BYTES // 1024} KiB; make it smaller."
-        )
-    try:
-        data = yaml.load(content.decode("utf-8"), Loader=_TextLoader)  # noqa: S506 - like BaseLoader, it makes only text
-    except UnicodeDecodeError as error:
-        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is not UTF-8 text; save it as UTF-8.") from error
-    except RecursionError as error:
-        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}` is nested too deeply; make it flat.") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}`{_place(error)} is not valid YAML.") from error
-    try:
-        return RepositoryFile.model_validate({} if data in (None, "") else data)
-    except ValidationError as error:
-        raise EnvironmentFileError(f"`{ENVIRONMENT_FILE}`: {_problem(error)}.") from error
-
-
-class _TextLoader(yaml.BaseLoader):
-    """A loader that reads every scalar as text, and refuses aliases and repeated keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem="a key is given twice or is not text", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _place(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return f", line {mark.line + 1}," if mark else ""
-
-
-def _problem(error: ValidationError) -> str:
-    """Return a sentence that names the first wrong field and what to change."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = one_line(printable(".".join(str(part) for part in first["loc"])), 80)
-    words = problem_of(first)
-    if first["type"] == "extra_forbidden":
-        nested = VerifyCommand if first["loc"][0] == "verify" else ServiceSpec
-        fields = RepositoryFile if len(first["loc"]) == 1 else nested
-        words += f"; write one of {', '.join(fields.model_fields)}"
-    return f"`{where}`: {words}" if where else words

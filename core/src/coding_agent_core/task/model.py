@@ -319,6 +319,11 @@ class Trigger(Frozen):
         """The part of a round's name that follows from its cause; empty for any other task."""
         return self.round.name_part if self.round is not None else ""
 
+    @property
+    def by_label(self) -> bool:
+        """Whether an application of the label asked for the task, and not a command, a cause or a person."""
+        return self.origin is not Origin.MANUAL and self.cause is Cause.LABEL
+
 
 _ISSUE_BRANCH = re.compile(r"issue-([1-9]\d{0,9})(?:-r\d{1,9})?", re.ASCII)
 
@@ -370,6 +375,12 @@ def answered_issue(branch: str, prefix: str) -> int | None:
     """Return the number of the issue for which the agent made a branch; `None` for any other branch."""
     found = _ISSUE_BRANCH.fullmatch(branch.removeprefix(prefix)) if branch.startswith(prefix) else None
     return int(found[1]) if found else None
+
+
+def issue_of_branch(change: Item, branch: str, prefix: str) -> Item | None:
+    """Return the issue for which the agent made the branch of a change; `None` for any other branch."""
+    number = answered_issue(branch, prefix)
+    return change.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
 
 
 class TaskRequest(Frozen):

@@ -30,7 +30,7 @@ class ReasonClass(StrEnum):
     PERMANENT = "permanent"
     OUT_OF_BUDGET = "out-of-budget"
     RESTARTED = "restarted"
-    """The attempt needs another pod: another attempt starts, and this one does not count."""
+    """The work did not begin in this attempt: another one starts, and this one does not count."""
     DISRUPTED = "disrupted"
     """The cluster removed the pod: another attempt starts, and this one does not count."""
     CANCELLED = "cancelled"
@@ -66,6 +66,7 @@ class Reason(StrEnum):
     MODEL_REFUSED = "ModelRefused"
     MODEL_MALFORMED = "ModelMalformed"
     FORGE_UNAVAILABLE = "ForgeUnavailable"
+    FORGE_DOWN = "ForgeDown"
     FORGE_REFUSED = "ForgeRefused"
     BRANCH_MOVED = "BranchMoved"
     NOT_AUTHORIZED = "NotAuthorized"
@@ -83,6 +84,7 @@ class Reason(StrEnum):
     ENVIRONMENT_REFUSED = "EnvironmentRefused"
     ENVIRONMENT_CHANGED = "EnvironmentChanged"
     CANCELLED = "Cancelled"
+    WITHDRAWN = "Withdrawn"
     INTERNAL = "InternalError"
 
 
@@ -198,6 +200,12 @@ REASONS: Mapping[str, ReasonFacts] = {
         f"The forge repeatedly failed to answer. {_LATER}",
         ExitCode.TEMPORARY,
     ),
+    Reason.FORGE_DOWN: ReasonFacts(
+        ReasonClass.RESTARTED,
+        "The forge could not be reached, so the work did not begin.",
+        "There is nothing to do: attempts that did not begin do not count.",
+        ExitCode.TEMPORARY,
+    ),
     Reason.BRANCH_MOVED: ReasonFacts(
         ReasonClass.TRANSIENT,
         "Somebody else pushed to the branch during the attempt.",
@@ -297,6 +305,12 @@ REASONS: Mapping[str, ReasonFacts] = {
     ),
     Reason.CANCELLED: ReasonFacts(
         ReasonClass.CANCELLED, "The task was cancelled.", "There is nothing to do.", ExitCode.CANCELLED
+    ),
+    Reason.WITHDRAWN: ReasonFacts(
+        ReasonClass.CANCELLED,
+        "The label was removed, or the item was closed.",
+        "Apply the label again to start another run.",
+        ExitCode.CANCELLED,
     ),
     Reason.INTERNAL: ReasonFacts(
         ReasonClass.TRANSIENT,
@@ -405,9 +419,9 @@ REASONS: Mapping[str, ReasonFacts] = {
     ),
     PodReason.POD_NOT_READY_TO_START: ReasonFacts(
         ReasonClass.TRANSIENT,
-        "The attempt's pod could not be set up: one of its Secrets, ConfigMaps or other volumes is "
-        "missing. The pod's events name it.",
-        "The administrator of this bot has to check its Secrets and volumes.",
+        "The attempt's pod could not be set up: one of its volumes is missing, or the node's container "
+        "runtime refuses it. The pod's events name the cause.",
+        "The administrator of this bot has to check its volumes, its RuntimeClasses and its nodes.",
         patience=Patience.IMAGE,
         anchor=_NOT_STARTING,
     ),

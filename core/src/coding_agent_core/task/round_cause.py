@@ -18,7 +18,7 @@ IDS_LIMIT = 30
 CHARACTERS_LIMIT = 60_000
 """Maximum number of characters of the remarks of one round. The rest are the cause of the next round."""
 PERMISSIONS_LIMIT = 60
-"""Maximum number of permissions that one look at a change reads, and a round besides those of its cause."""
+"""Maximum number of permissions that one scan of a change reads, and a round besides those of its cause."""
 
 STILL_WRITING = "Somebody has just written, and may write more."
 """Why a review waits for a while."""
@@ -188,9 +188,18 @@ class Work:
     ready: bool = False
 
     @property
-    def look_again(self) -> datetime | None:
+    def decide_again(self) -> datetime | None:
         """When to decide again at the latest, by the forge's clock; `None` if only an event can change it."""
         return min((one.until for one in self.waiting if one.until is not None), default=None)
+
+    def seconds_left(self, now: datetime) -> float | None:
+        """Return the seconds until `decide_again`, at least 0; `None` if only an event can change it.
+
+        Args:
+            now: the time by the forge's clock.
+        """
+        again = self.decide_again
+        return None if again is None else max(0.0, (again - now).total_seconds())
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,11 @@ class VerifyReport(_Stored):
     repairs: int = Field(default=0, ge=0, le=5)
 
 
+def not_run(commands: int) -> VerifyReport | None:
+    """Return the report of commands that did not run in the attempt: none of them has passed."""
+    return VerifyReport(commands=commands, failed=commands) if commands else None
+
+
 class VerifyInput(Frozen):
     """The input of an evidence pod. It contains no secret.
 
@@ -110,7 +115,7 @@ class VerifiedCommand(_Stored):
 
 
 def verified(run: str, exit_code: int | None, seconds: float, output: str) -> VerifiedCommand:
-    """Return the result of a command, cut to what it can hold. Secrets must be removed before."""
+    """Return the result of a command, with its texts cut to the fields' limits. Remove secrets first."""
     return VerifiedCommand(
         run=one_line(printable(run), _RUN - 1),
         exit_code=exit_code,

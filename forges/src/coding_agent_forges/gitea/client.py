@@ -27,6 +27,7 @@ from coding_agent_core.forge.values import (
 from coding_agent_core.platforms.facts import ItemKind, web_base
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.runtime.retry import both
+from coding_agent_core.task.item_history import ItemAction, ItemEvent, Position
 from coding_agent_core.task.model import Head, Item
 from pydantic import AliasPath, Field
 
@@ -37,14 +38,10 @@ from coding_agent_forges.gitea.revisions import GiteaRevisions
 from coding_agent_forges.gitea.settings import Gitea
 from coding_agent_forges.rest.calls import Call, Read, Repeat, ResponseModel, User, path
 from coding_agent_forges.rest.client import Pages
-from coding_agent_forges.rest.forge import (
-    CHANGE_PAGES,
-    Attachment,
-    Forge,
-    newest_comments,
-    require_all_changes,
-    too_many_labeled,
-)
+from coding_agent_forges.rest.comments import newest_comments
+from coding_agent_forges.rest.forge import Attachment, Forge, too_many_labeled
+from coding_agent_forges.rest.item_events import item_events
+from coding_agent_forges.rest.open_changes import CHANGE_PAGES, require_all_changes
 from coding_agent_forges.rest.responses import CommentResponse, HistoryEvent, ItemResponse
 
 _PAGE = 50
@@ -115,12 +112,18 @@ class GiteaForge(Forge):
     """One installation of Gitea, with one token."""
 
     platform = Platform.GITEA
-    HEADERS = {"Accept": "application/json"}  # noqa: RUF012
     CLONE_USER = "oauth2"  # Gitea takes the token as the password of any name
     COMMENTS = "comments"
     OLDEST_FIRST = {}  # noqa: RUF012 - the only order
     EDIT_METHOD = "PATCH"
     EVENTS = "timeline"
+    ACTIONS = {  # noqa: RUF012
+        "1": ItemAction.LABELED,
+        "": ItemAction.UNLABELED,
+        "close": ItemAction.CLOSED,
+        "merge_pull": ItemAction.CLOSED,
+        "reopen": ItemAction.REOPENED,
+    }
     # The text of a label's entry in the timeline.
     LABELED = "1"
     UNLABELED = ""
@@ -193,6 +196,21 @@ class GiteaForge(Forge):
                 yield [entry.event() for entry in timeline.values if entry.kind == "label"]
 
         return Pages(read)
+
+    async def _item_events(
+        self, item: Item, after: Position | None, shown: frozenset[str], updated: datetime | None
+    ) -> Read[ItemEvent]:
+        """Return the events of the whole timeline, however far back the position is.
+
+        Gitea sorts the timeline by time, and by id only within a second. If its clock was set back, the
+        newest entries are somewhere in the middle. So no page may be left out, and `since`, which filters by
+        time, may not be used.
+        """
+        timeline = await GiteaDiscussion(self.client, item).timeline(updated)
+        if not timeline.complete:
+            return Read((), timeline.left_out)  # the newest events are not known
+        entries = [entry.event() for entry in timeline.values]
+        return Read(tuple(item_events(entries, self.ACTIONS, self.settings)))
 
     async def _path_of(self, repository: str) -> str:
         return (await self._repository(repository)).full_name

@@ -56,8 +56,8 @@ class TimelineEntry(CommentResponse, HistoryEvent):
     new_title: str = ""
 
     def event(self) -> HistoryEvent:
-        """Return the entry of a label as an event of the history."""
-        return self.model_copy(update={"action": self.body})
+        """Return the entry as an event of the history, whose name is a label's text or another's kind."""
+        return self.model_copy(update={"action": self.body if self.kind == "label" else self.kind})
 
     @property
     def pushed(self) -> tuple[str, ...]:
@@ -95,7 +95,11 @@ class ReviewResponse(ResponseModel):
 
 
 class LineComment(CommentResponse):
-    """A comment on a line; `position` is 0 for a line that the change removes."""
+    """A comment on a line.
+
+    Attributes:
+        position: the line's number in the new file; 0 if the change removes the line.
+    """
 
     path: str
     commit: Text = Field(default="", validation_alias="commit_id")

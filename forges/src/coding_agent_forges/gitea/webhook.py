@@ -27,7 +27,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Head, Item, Origin, Trust, Withdrawal, trust_of
 
 from coding_agent_forges.webhooks import events
-from coding_agent_forges.webhooks.events import Accepted, Delivery, Ignored, Look, LookReason, Meaning
+from coding_agent_forges.webhooks.events import Accepted, Delivery, Ignored, Meaning, Rescan, RescanReason
 from coding_agent_forges.webhooks.issue_payload import COMMENT_EVENT, IssuePayload
 from coding_agent_forges.webhooks.payload import FieldError, Fields
 from coding_agent_forges.webhooks.proof import BodySignature, Verification
@@ -67,27 +67,27 @@ def interpret(
     meaning = _label_event(delivered, payload, settings, received_at)
     if isinstance(meaning, Ignored) and settings.rounds.enabled and not meaning.unexpected:
         try:
-            return _look(delivered, Fields(payload), settings) or meaning
+            return _rescan(delivered, Fields(payload), settings) or meaning
         except FieldError as error:
-            return Ignored(f"{meaning.reason}; it asks for no look either: {error}")
+            return Ignored(f"{meaning.reason}; it asks for no rescan either: {error}")
     return meaning
 
 
-def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ignored | None:
+def _rescan(delivered: Delivery, fields: Fields, settings: Settings) -> Rescan | Ignored | None:
     """Return the scan of our changes that an event causes; `None` if the event concerns no change.
 
     The event of a commit status names no branch, so the next regular scan examines the status.
     """
-    if delivered.event not in _LOOKS:
+    if delivered.event not in _RESCANS:
         return None
-    found = _LOOKS[delivered.event](fields, settings)
+    found = _RESCANS[delivered.event](fields, settings)
     if found is None or isinstance(found, Ignored):
         return found
     project = _PAYLOAD.item_in(fields, settings, ItemKind.CHANGE, 1)
-    return project if isinstance(project, Ignored) else events.look(project, found, settings)
+    return project if isinstance(project, Ignored) else events.rescan(project, found, settings)
 
 
-def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+def _rescan_for_change(fields: Fields, settings: Settings) -> RescanReason | Ignored | None:
     """Return the scan after an event of a pull request; `None` if our own account caused the event."""
     is_review = fields.optional_text("action") == "reviewed"
     if not is_review and fields.optional_text("action") not in _CHANGE_ACTIONS:
@@ -99,13 +99,13 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
     if not head.own:
         return Ignored("the pull request is from a fork")
     if is_review:
-        return LookReason(
+        return RescanReason(
             "the pull request was reviewed", change.number("number"), head.name, _sender(fields)
         )
-    return LookReason("the pull request changed", change.number("number"), head.name)
+    return RescanReason("the pull request changed", change.number("number"), head.name)
 
 
-def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+def _rescan_for_comment(fields: Fields, settings: Settings) -> RescanReason | Ignored | None:
     """Return the scan after a person's comment, which may be an answer in a thread.
 
     Older events do not name the branch; then the comment has to mention us.
@@ -117,26 +117,26 @@ def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored
     number = fields.object("issue").number("number")
     if fields.has("pull_request"):
         branch = _head(fields.object("pull_request")).name
-        return LookReason("somebody wrote on the pull request", number, branch, _sender(fields))
+        return RescanReason("somebody wrote on the pull request", number, branch, _sender(fields))
     body, account = fields.object("comment").optional_text("body"), settings.forge(Platform.GITEA).account
     if not (mentions(body, account) if account else "@" in body):
         return None
-    return LookReason("a comment mentions the agent", number, author=_sender(fields))
+    return RescanReason("a comment mentions the agent", number, author=_sender(fields))
 
 
-def _look_at_run(fields: Fields, _: Settings) -> LookReason | None:
+def _rescan_for_run(fields: Fields, _: Settings) -> RescanReason | None:
     """Return the scan after a workflow of Gitea Actions has ended, whoever started it."""
     if fields.optional_text("action") != "completed":
         return None
     branch = fields.object("workflow_run").optional_text("head_branch")
-    return LookReason("a workflow has ended", branch=branch.removeprefix("refs/heads/"))
+    return RescanReason("a workflow has ended", branch=branch.removeprefix("refs/heads/"))
 
 
-_LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] = {
-    "pull_request": _look_at_change,
-    **dict.fromkeys(_REVIEW_EVENTS, _look_at_change),
-    COMMENT_EVENT: _look_at_comment,
-    "workflow_run": _look_at_run,
+_RESCANS: Mapping[str, Callable[[Fields, Settings], RescanReason | Ignored | None]] = {
+    "pull_request": _rescan_for_change,
+    **dict.fromkeys(_REVIEW_EVENTS, _rescan_for_change),
+    COMMENT_EVENT: _rescan_for_comment,
+    "workflow_run": _rescan_for_run,
 }
 
 

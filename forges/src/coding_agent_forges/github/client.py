@@ -31,10 +31,10 @@ from coding_agent_core.runtime.retry import Clock, both
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets
+from coding_agent_core.task.item_history import ItemAction
 from coding_agent_core.task.model import Head, Item
 from pydantic import AliasPath, Field
 
-from coding_agent_forges.github.app_settings import API_HEADERS
 from coding_agent_forges.github.auth.service_token import MISSING, ServiceTokens
 from coding_agent_forges.github.changes import GitHubChanges, Memory
 from coding_agent_forges.github.commits import GitHubCommits
@@ -45,15 +45,9 @@ from coding_agent_forges.github.revisions import GitHubRevisions
 from coding_agent_forges.github.settings import GitHub
 from coding_agent_forges.rest.calls import PAGE_SIZE, Call, Read, Repeat, ResponseModel, Text, User, path
 from coding_agent_forges.rest.client import TokenSource
-from coding_agent_forges.rest.forge import (
-    CHANGE_PAGES,
-    COMMENT_LIMIT,
-    Attachment,
-    Forge,
-    newest_comments,
-    require_all_changes,
-    too_many_labeled,
-)
+from coding_agent_forges.rest.comments import COMMENT_LIMIT, newest_comments
+from coding_agent_forges.rest.forge import Attachment, Forge, too_many_labeled
+from coding_agent_forges.rest.open_changes import CHANGE_PAGES, require_all_changes
 from coding_agent_forges.rest.responses import CommentResponse, ItemResponse
 
 _logger = logging.getLogger("coding_agent.forge")
@@ -131,13 +125,18 @@ class GitHubForge(Forge):
     """One installation of GitHub, with one token."""
 
     platform = Platform.GITHUB
-    # github.com and every supported GitHub Enterprise Server have this version of the REST API.
-    HEADERS = API_HEADERS
     CLONE_USER = "x-access-token"
     COMMENTS = "comments"
     OLDEST_FIRST = {}  # noqa: RUF012 - the only order
     EDIT_METHOD = "PATCH"
     EVENTS = "events"
+    ACTIONS = {  # noqa: RUF012
+        "labeled": ItemAction.LABELED,
+        "unlabeled": ItemAction.UNLABELED,
+        "closed": ItemAction.CLOSED,
+        "merged": ItemAction.CLOSED,
+        "reopened": ItemAction.REOPENED,
+    }
     LABELED = "labeled"
     UNLABELED = "unlabeled"
     REACTIONS = "reactions"

@@ -13,12 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-from coding_agent_core.errors import (
-    ForgeError,
-    ForgeNotFoundError,
-    ForgeRefusedError,
-    ForgeUnavailableError,
-)
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.values import (
     CHECKS_LIMIT,
     Checks,
@@ -406,7 +401,7 @@ def thread_of(
     state: _ThreadState | None,
     submitted: Mapping[int, datetime],
 ) -> Thread:
-    """Return the thread that consists of these comments.
+    """Return the review thread with these comments.
 
     Args:
         comments: the comments; the oldest is first.

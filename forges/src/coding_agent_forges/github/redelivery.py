@@ -51,7 +51,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class HookDelivery:
-    """One delivery of an event to a webhook; redeliveries of the event have the same `guid`.
+    """A delivery of an event to a webhook. Redeliveries of the event have the same `guid`.
 
     Attributes:
         at: the time by the forge's clock.
@@ -242,7 +242,7 @@ def _in_vain(tries: list[HookDelivery], accepted: list[datetime]) -> bool:
 
 @dataclass
 class RedeliveryRound:
-    """One round over the webhooks that the settings name.
+    """Requests redeliveries from the webhooks that the settings name, once.
 
     A webhook that cannot be read only causes a warning, because the label search finds missed items too.
 

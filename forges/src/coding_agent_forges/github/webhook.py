@@ -22,7 +22,7 @@ from coding_agent_core.task.round_cause import OWN_STATUS
 from coding_agent_forges.github.facts import MEMBERS
 from coding_agent_forges.github.settings import GitHub
 from coding_agent_forges.webhooks import events
-from coding_agent_forges.webhooks.events import Delivery, Ignored, Look, LookReason, Meaning
+from coding_agent_forges.webhooks.events import Delivery, Ignored, Meaning, Rescan, RescanReason
 from coding_agent_forges.webhooks.issue_payload import COMMENT_EVENT, IssuePayload
 from coding_agent_forges.webhooks.payload import FieldError, Fields
 from coding_agent_forges.webhooks.proof import BodySignature, Verification
@@ -62,28 +62,28 @@ def interpret(
     meaning = _label_event(delivered, payload, settings, received_at)
     if isinstance(meaning, Ignored) and settings.rounds.enabled and not meaning.unexpected:
         try:
-            return _look(delivered, Fields(payload), settings) or meaning
+            return _rescan(delivered, Fields(payload), settings) or meaning
         except FieldError as error:
-            return Ignored(f"{meaning.reason}; it asks for no look either: {error}")
+            return Ignored(f"{meaning.reason}; it asks for no rescan either: {error}")
     return meaning
 
 
-def _look(delivered: Delivery, fields: Fields, settings: Settings) -> Look | Ignored | None:
+def _rescan(delivered: Delivery, fields: Fields, settings: Settings) -> Rescan | Ignored | None:
     """Return the scan of our changes that an event causes; `None` if the event concerns no change.
 
     A review sends one event for itself and one for each of its comments; only the first counts. Events of
     checks are judged by the branch and never by the sender.
     """
-    if delivered.event not in _LOOKS:
+    if delivered.event not in _RESCANS:
         return None
-    found = _LOOKS[delivered.event](fields, settings)
+    found = _RESCANS[delivered.event](fields, settings)
     if found is None or isinstance(found, Ignored):
         return found
     project = _PAYLOAD.item_in(fields, settings, ItemKind.CHANGE, 1)
-    return project if isinstance(project, Ignored) else events.look(project, found, settings)
+    return project if isinstance(project, Ignored) else events.rescan(project, found, settings)
 
 
-def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+def _rescan_for_change(fields: Fields, settings: Settings) -> RescanReason | Ignored | None:
     """Return the scan after an event of a pull request; `None` if our own account caused the event."""
     is_review = fields.has("review")
     if fields.optional_text("action") not in (_REVIEW_ACTIONS if is_review else _CHANGE_ACTIONS):
@@ -95,13 +95,13 @@ def _look_at_change(fields: Fields, settings: Settings) -> LookReason | Ignored 
     if not head.own:
         return Ignored("the pull request is from a fork")
     if is_review:
-        return LookReason(
+        return RescanReason(
             "the pull request was reviewed", change.number("number"), head.name, _sender(fields)
         )
-    return LookReason("the pull request changed", change.number("number"), head.name)
+    return RescanReason("the pull request changed", change.number("number"), head.name)
 
 
-def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+def _rescan_for_comment(fields: Fields, settings: Settings) -> RescanReason | Ignored | None:
     """Return the scan after a comment that mentions us, whose event does not name the branch."""
     issue, body = fields.object("issue"), fields.object("comment").optional_text("body")
     if fields.optional_text("action") != "created" or not issue.has("pull_request"):
@@ -111,34 +111,34 @@ def _look_at_comment(fields: Fields, settings: Settings) -> LookReason | Ignored
     account = settings.forge(Platform.GITHUB).account
     if not (mentions(body, account) if account else "@" in body):
         return None
-    return LookReason("a comment mentions the agent", issue.number("number"), author=_sender(fields))
+    return RescanReason("a comment mentions the agent", issue.number("number"), author=_sender(fields))
 
 
-def _look_at_check(fields: Fields, _: Settings) -> LookReason | None:
+def _rescan_for_check(fields: Fields, _: Settings) -> RescanReason | None:
     """Return the scan after a check run, or all checks of an App, have ended."""
     if fields.optional_text("action") != "completed":
         return None
     place = fields.object("check_run") if fields.has("check_run") else fields
-    return LookReason("a check has ended", branch=place.object("check_suite").optional_text("head_branch"))
+    return RescanReason("a check has ended", branch=place.object("check_suite").optional_text("head_branch"))
 
 
-def _look_at_status(fields: Fields, settings: Settings) -> LookReason | Ignored | None:
+def _rescan_for_status(fields: Fields, settings: Settings) -> RescanReason | Ignored | None:
     if fields.optional_text("state") == "pending":
         return None
     if fields.optional_text("context") == OWN_STATUS:
         return Ignored(events.OWN_ACT)
     names = [branch.optional_text("name") for branch in fields.objects("branches")]
     ours = (name for name in names if name.startswith(settings.consumer.branch_prefix))
-    return LookReason("a status was set", branch=next(ours, ""))
+    return RescanReason("a status was set", branch=next(ours, ""))
 
 
-_LOOKS: Mapping[str, Callable[[Fields, Settings], LookReason | Ignored | None]] = {
-    "pull_request_review": _look_at_change,
-    "pull_request": _look_at_change,
-    COMMENT_EVENT: _look_at_comment,
-    "check_run": _look_at_check,
-    "check_suite": _look_at_check,
-    "status": _look_at_status,
+_RESCANS: Mapping[str, Callable[[Fields, Settings], RescanReason | Ignored | None]] = {
+    "pull_request_review": _rescan_for_change,
+    "pull_request": _rescan_for_change,
+    COMMENT_EVENT: _rescan_for_comment,
+    "check_run": _rescan_for_check,
+    "check_suite": _rescan_for_check,
+    "status": _rescan_for_status,
 }
 
 

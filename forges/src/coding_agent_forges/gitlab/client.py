@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time
 from urllib.parse import unquote
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.values import (
     BranchFacts,
@@ -25,6 +25,7 @@ from coding_agent_core.forge.values import (
 )
 from coding_agent_core.platforms.facts import ItemKind, web_base
 from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.task.item_history import ItemAction, ItemEvent, Position
 from coding_agent_core.task.model import Head, Item
 from pydantic import AliasPath, Field
 
@@ -33,22 +34,18 @@ from coding_agent_forges.gitlab.changes import BaseChecks, GitLabChanges, KnownM
 from coding_agent_forges.gitlab.discussion import SECTION, GitLabDiscussion
 from coding_agent_forges.gitlab.revisions import GitLabRevisions
 from coding_agent_forges.gitlab.settings import GitLab
-from coding_agent_forges.rest.calls import Call, Read, Repeat, ResponseModel, User, path
-from coding_agent_forges.rest.forge import (
-    CHANGE_PAGES,
-    COMMENT_LIMIT,
-    SCAN_PAGES,
-    Attachment,
-    Forge,
-    newest_comments,
-    require_all_changes,
-    too_many_labeled,
-)
-from coding_agent_forges.rest.responses import CommentResponse, ItemResponse
+from coding_agent_forges.rest.calls import SCAN_PAGES, Call, Read, Repeat, ResponseModel, User, path
+from coding_agent_forges.rest.comments import COMMENT_LIMIT, newest_comments
+from coding_agent_forges.rest.forge import Attachment, Forge, too_many_labeled
+from coding_agent_forges.rest.item_events import item_events, merged
+from coding_agent_forges.rest.open_changes import CHANGE_PAGES, require_all_changes
+from coding_agent_forges.rest.responses import CommentResponse, HistoryEvent, ItemResponse
 
 _logger = logging.getLogger("coding_agent.forge")
 _LIST_PAGES = 100
 """Maximum number of pages of each list of labeled items that one poll reads: 10,000 items."""
+_EVENT_READS = 3
+"""The most reads of an item's events that change in between."""
 _TITLE_LIMIT = 255
 _BODY_LIMIT = 1_048_576
 """Maximum numbers of characters that GitLab accepts in a merge request's title and description."""
@@ -110,12 +107,19 @@ class GitLabForge(Forge):
     """One installation of GitLab, with one token."""
 
     platform = Platform.GITLAB
-    HEADERS = {"Accept": "application/json"}  # noqa: RUF012
     CLONE_USER = "oauth2"
     COMMENTS = "notes"
     OLDEST_FIRST = {"sort": "asc", "order_by": "created_at"}  # noqa: RUF012
     EDIT_METHOD = "PUT"
     EVENTS = "resource_label_events"
+    ACTIONS = {  # noqa: RUF012
+        "add": ItemAction.LABELED,
+        "remove": ItemAction.UNLABELED,
+        "closed": ItemAction.CLOSED,
+        "merged": ItemAction.CLOSED,
+        "reopened": ItemAction.REOPENED,
+        "opened": ItemAction.REOPENED,
+    }
     LABELED = "add"
     UNLABELED = "remove"
     REACTIONS = "award_emoji"
@@ -181,6 +185,38 @@ class GitLabForge(Forge):
             number=found.number,
             project_id=found.project_id,
         )
+
+    async def _item_events(
+        self, item: Item, after: Position | None, shown: frozenset[str], updated: datetime | None
+    ) -> Read[ItemEvent]:
+        """Return the events of labels, and of closing and opening, which GitLab lists and numbers separately.
+
+        Both lists are read to their ends, because GitLab's source gives them no order: the newest event can
+        be on any page. Nothing in the item proves that its state was never changed (`closed_at` is null after
+        a reopening, and labels change `updated_at`, too), so the second list is always needed.
+
+        The events are those of one moment. Otherwise, a position could have an event and lack an earlier one
+        of the other list, which would then look as if it had happened later. Without new states, that moment
+        is the one in which the labels were read. With new ones, the labels are read again after them.
+        """
+        labels = await self._listed_events(item, self.EVENTS, 0)
+        for _ in range(_EVENT_READS):
+            states = await self._listed_events(item, "resource_state_events", 1)
+            if not (labels.complete and states.complete):
+                # The newest events may be missing, and older ones alone would look like the newest.
+                return Read((), (*labels.left_out, *states.left_out))
+            before = labels
+            if any(after is None or not after.covers(event) for event in states.values):
+                labels = await self._listed_events(item, self.EVENTS, 0)
+            if labels == before:
+                return Read(tuple(merged(labels.values, states.values)))
+        raise ForgeUnavailableError(f"{self.host} has new events of {item.display} each time they are read.")
+
+    async def _listed_events(self, item: Item, name: str, series: int) -> Read[ItemEvent]:
+        call = Call("GET", self._item_path(item, name), f"reading the events of {item.display}")
+        found = await self.client.entries(list[HistoryEvent], call, limit=SCAN_PAGES)
+        events = item_events(found.values, self.ACTIONS, self.settings, series=series)
+        return Read(tuple(events), found.left_out)
 
     async def _is_private(self, item: Item) -> bool:
         call = Call("GET", _project_path(item), f"reading the project of {item.display}")

@@ -18,7 +18,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import Head, Item, Trust, trust_of
 
 from coding_agent_forges.webhooks import events
-from coding_agent_forges.webhooks.events import Delivery, Ignored, Look, LookReason, Meaning
+from coding_agent_forges.webhooks.events import Delivery, Ignored, Meaning, Rescan, RescanReason
 from coding_agent_forges.webhooks.payload import FieldError, Fields
 from coding_agent_forges.webhooks.proof import Verification, any_equal, encoded
 
@@ -101,23 +101,23 @@ def interpret(
     meaning = _label_event(delivered, payload, settings, received_at)
     if isinstance(meaning, Ignored) and settings.rounds.enabled and not meaning.unexpected:
         try:
-            return _look(Fields(payload), settings) or meaning
+            return _rescan(Fields(payload), settings) or meaning
         except FieldError as error:
-            return Ignored(f"{meaning.reason}; it asks for no look either: {error}")
+            return Ignored(f"{meaning.reason}; it asks for no rescan either: {error}")
     return meaning
 
 
-def _look(fields: Fields, settings: Settings) -> Look | Ignored | None:
+def _rescan(fields: Fields, settings: Settings) -> Rescan | Ignored | None:
     """Return the scan of our changes that an event causes; `None` if the event concerns no change.
 
     Reviews are comments here, so each comment of a person counts. Pipelines are judged by the branch and
     never by the sender. Our own push can send an event that approvals were reset, with us as the user.
     """
     kind = fields.optional_text("object_kind")
-    if kind not in _LOOKS:
+    if kind not in _RESCANS:
         return None
     attributes = fields.object("object_attributes")
-    why, wanted = _LOOKS[kind]
+    why, wanted = _RESCANS[kind]
     if not wanted(attributes):
         return None
     if kind != "pipeline" and events.is_ours(_user(fields), Platform.GITLAB, settings):
@@ -126,23 +126,23 @@ def _look(fields: Fields, settings: Settings) -> Look | Ignored | None:
     change = attributes if kind == "merge_request" else None
     if change is None and fields.has("merge_request"):
         change = fields.object("merge_request")
-    reason = LookReason(why, branch=attributes.optional_text("ref"))
+    reason = RescanReason(why, branch=attributes.optional_text("ref"))
     if change is not None:
         own = change.has("source_project_id")  # null: the fork was deleted
         if not own or change.number("source_project_id") != project.number("id"):
             return Ignored("the merge request is from a fork")
         author = _user(fields) if kind == "note" else ""
-        reason = LookReason(why, change.number("iid"), change.optional_text("source_branch"), author)
+        reason = RescanReason(why, change.number("iid"), change.optional_text("source_branch"), author)
     url = project.url("web_url"), "project.web_url"
     item = _item_in(fields, ItemKind.CHANGE, 1, settings, url=url)
-    return item if isinstance(item, Ignored) else events.look(item, reason, settings)
+    return item if isinstance(item, Ignored) else events.rescan(item, reason, settings)
 
 
 def _is_note_on_change(note: Fields) -> bool:
     return note.optional_text("noteable_type") == "MergeRequest" and _is_new(note)
 
 
-_LOOKS: Mapping[str, tuple[str, Callable[[Fields], bool]]] = {
+_RESCANS: Mapping[str, tuple[str, Callable[[Fields], bool]]] = {
     "merge_request": (
         "the merge request changed",
         lambda change: change.optional_text("action") in _CHANGE_ACTIONS,

@@ -14,6 +14,8 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
 PAGE_SIZE = 100
 """The number of entries in a page, which is the most that the forges allow."""
+SCAN_PAGES = 100
+"""Maximum number of pages of comments, reactions or events that are read."""
 _T = TypeVar("_T")
 _READS = ("GET", "HEAD", "OPTIONS")
 _REPOSITORY = re.compile(r"/repos/([^/]+/[^/]+)")

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
-from coding_agent_core.errors import (
-    ForgeError,
-    ForgeListTooLongError,
-    ForgeNotFoundError,
-    ForgeUnavailableError,
-    NotYetError,
-    SettingsError,
-)
-from coding_agent_core.forge.changes import BODY_LIMIT, ChangeSnapshot, OpenChanges, ReviewThread
-from coding_agent_core.forge.hidden_line import HiddenLines
+from coding_agent_core.errors import ForgeError, ForgeListTooLongError, ForgeUnavailableError, SettingsError
+from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.item_forge import ItemForge
 from coding_agent_core.forge.values import (
     BranchFacts,
@@ -41,25 +33,25 @@ from coding_agent_core.platforms.facts import ItemKind, clone_url, web_base
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
+from coding_agent_core.task.item_history import ItemAction, ItemEvent, ItemHistory, Position
 from coding_agent_core.task.model import Head, Item, Origin, TaskRequest, Trigger, trust_of, whole_second
 
-from coding_agent_forges.rest.calls import Call, Read, Repeat, User
-from coding_agent_forges.rest.responses import CommentResponse, HistoryEvent, ItemResponse, Reaction
-from coding_agent_forges.rest.signed_commits import SignedCommits
+from coding_agent_forges.rest.calls import SCAN_PAGES, Call, Read, User
+from coding_agent_forges.rest.comments import OwnComments
+from coding_agent_forges.rest.hidden_line import HiddenLines
+from coding_agent_forges.rest.item_events import agrees, item_events, reaches
+from coding_agent_forges.rest.responses import HistoryEvent, ItemResponse
 
 if TYPE_CHECKING:  # the poller and the tasks, which are given a forge, import no HTTP library
     from coding_agent_core.runtime.retry import Clock
 
     from coding_agent_forges.rest.client import ForgeClient, Pages, TokenSource
+    from coding_agent_forges.rest.signed_commits import SignedCommits
 
-COMMENT_LIMIT = 1000
-SCAN_PAGES = 100
-CHANGE_PAGES = 20
-"""The most pages in which `find_change` looks: forks can have many changes from branches of the same name."""
-"""Maximum number of pages of comments, reactions or events that are read."""
 _LOOK_BACK = 20
 """Number of events before a label's application that show whether the forge's clock was set back."""
-_REACTION = "eyes"
+_HISTORY_READS = 3
+"""The most reads of an item and its history that disagree about what happens in between."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class LabeledItem:
 
 
 @dataclass
-class Forge(ItemForge, ABC):
+class Forge(OwnComments, ItemForge, ABC):
     """One installation of a forge, with one token.
 
     All calls have a timeout, retry what is safe to retry, and raise a `ForgeError` whose message names the
@@ -103,18 +95,14 @@ class Forge(ItemForge, ABC):
     """
 
     platform: ClassVar[Platform]
-    HEADERS: ClassVar[dict[str, str]]
     CLONE_USER: ClassVar[str]
-    COMMENTS: ClassVar[str]
-    OLDEST_FIRST: ClassVar[dict[str, str | int]]
-    EDIT_METHOD: ClassVar[str]
     EVENTS: ClassVar[str]
+    ACTIONS: ClassVar[dict[str, ItemAction]]
+    """The meaning of the forge's names of events."""
     LABELED: ClassVar[str]
     """The name of the event when a label was applied."""
     UNLABELED: ClassVar[str]
     """The name of the event when a label was removed."""
-    REACTIONS: ClassVar[str]
-    REACTION_FIELD: ClassVar[str]
     ID_MARK: ClassVar[str]
     """The characters between id and login in an account's private e-mail address."""
 
@@ -142,13 +130,6 @@ class Forge(ItemForge, ABC):
         return None
 
     @abstractmethod
-    def _item_path(self, item: Item, *rest: str | int) -> str:
-        """Return the API's path of the item, or of something below it."""
-
-    @abstractmethod
-    def _comment_path(self, item: Item, comment: str) -> str: ...
-
-    @abstractmethod
     def _search(self, kind: ItemKind, labels: frozenset[str]) -> AsyncIterator[tuple[ItemResponse, Item]]:
         """Yield the labeled items in the configured scope; others and repetitions may be among them.
 
@@ -172,10 +153,6 @@ class Forge(ItemForge, ABC):
     async def _create_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool
     ) -> Change: ...
-
-    @abstractmethod
-    async def _path_of(self, repository: str) -> str:
-        """Return the present path of a repository that may have been renamed or transferred."""
 
     @abstractmethod
     async def _is_private(self, item: Item) -> bool:
@@ -466,11 +443,73 @@ class Forge(ItemForge, ABC):
         call = Call("GET", self._item_path(item, self.EVENTS), what)
         return self.client.newest_first(list[HistoryEvent], call, limit=SCAN_PAGES)
 
+    async def item_history(self, item: Item, after: Position | None) -> ItemHistory:
+        """Read the item, and its events after a position, or all if there is none.
+
+        Events at the position or before it are returned as well if they were read anyway, and always the last
+        one of a label, unless the label was deleted.
+
+        The item is read first. Whether it had a label before the events is derived from the first event of
+        that label, and only if no event has the label from what the item shows. If a label is applied after
+        the item was read, the history has an event of it. In the other order, the item would show a label
+        that the history does not explain, as if it had been there all the time.
+
+        If the item does not show what its last events say, both are read again, until they agree or until two
+        reads of the history are the same. So something that happens between two requests does not look like a
+        label that is gone without an event. If something happens each time, the history is returned as not
+        `current`; otherwise the caller decides about that.
+
+        Raises:
+            ForgeNotFoundError: the item was deleted, or moved to another repository.
+        """
+        own = await self.whoami()
+        events: Read[ItemEvent] | None = None
+        history: ItemHistory
+        for _ in range(_HISTORY_READS):
+            call = Call("GET", self._item_path(item), f"reading {item.display}")
+            found, before = await self.client.get(ItemResponse, call), events
+            updated = None if before is None else found.updated_at
+            events = await self._item_events(item, after, self._labels(found), updated)
+            history = ItemHistory(
+                events.values,
+                self._labels(found),
+                found.open,
+                self.settings.triggers,
+                self.settings.active,
+                own,
+                complete=events.complete,
+            )
+            if events == before or agrees(history):
+                return history
+        return replace(history, current=False)
+
+    async def _item_events(
+        self, item: Item, after: Position | None, shown: frozenset[str], updated: datetime | None
+    ) -> Read[ItemEvent]:
+        """Return the events for `item_history`, the oldest first.
+
+        Args:
+            shown: the labels on the item.
+            updated: when the item was last changed, if an earlier read of the events disagreed with it.
+        """
+        found: list[HistoryEvent] = []
+        pages = self._history(item)
+        async for page in pages:
+            found += page
+            events = item_events(found, self.ACTIONS, self.settings)
+            if reaches(events, after, shown & self.settings.active):
+                return Read(tuple(events))
+        events = item_events(found, self.ACTIONS, self.settings)
+        return Read(tuple(events), () if pages.complete else ("older events",))
+
     def _labels(self, found: ItemResponse) -> frozenset[str]:
         return self.settings.all_spelled(found.label_names)
 
     async def redeliver_missed(self, settings: Settings) -> int:
-        """Ask the forge to send missed webhooks again; return the number of these requests."""
+        """Ask the forge to send again the deliveries that did not arrive; return how many.
+
+        Only GitHub can be asked, so other forges return 0.
+        """
         return 0
 
     async def locate(self, item: Item) -> Item:
@@ -504,99 +543,6 @@ class Forge(ItemForge, ABC):
             updated_at=response.updated_second,
         )
 
-    def _comments_call(self, item: Item, params: Mapping[str, str | int]) -> Call:
-        path = self._item_path(item, self.COMMENTS)
-        return Call("GET", path, f"reading the comments of {item.display}", params)
-
-    async def find_comment(self, item: Item, marker: str) -> Comment | None:
-        own = await self._account()
-        pages = self.client.pages(
-            list[CommentResponse], self._comments_call(item, self.OLDEST_FIRST), limit=SCAN_PAGES
-        )
-        async for page in pages:
-            for found in page:
-                if found.author.id == own.id and not found.system and marker in found.body:
-                    comment = found.comment()
-                    return replace(comment, body=await self._checked(item, comment.body))
-        _require_all(pages, "comments", item)
-        return None
-
-    async def upsert_comment(
-        self, item: Item, marker: str, body: str, *, known: Comment | None = None
-    ) -> Comment:
-        if marker not in body:
-            raise ValueError("the body of our comment must contain its marker")
-        edited = await self._edit_comment(item, known, body) if known else None
-        if edited is not None:
-            return edited
-        found = await self.find_comment(item, marker)
-        if found is not None:
-            if _same(found.body, body):
-                return found
-            edited = await self._edit_comment(item, found, body)
-            if edited is not None:
-                return edited
-        call = Call(
-            "POST",
-            self._item_path(item, self.COMMENTS),
-            f"commenting on {item.display}",
-            json={"body": self.hidden_lines.signed(item, body)},
-            repeat=Repeat.UNLESS_PROCESSED,
-            creates=True,
-        )
-        try:
-            return await self._written(item, call)
-        except NotYetError:
-            raise  # it was not sent
-        except ForgeUnavailableError:
-            # The answer may be lost although the comment exists, so check this before the caller retries.
-            written = await self.find_comment(item, marker)
-            if written is not None and _same(written.body, body):
-                return written
-            raise
-
-    async def _edit_comment(self, item: Item, comment: Comment, body: str) -> Comment | None:
-        """Edit the comment and return it; return `None` if it is gone (or the whole item is)."""
-        what = f"editing our comment on {item.display}"
-        json = {"body": self.hidden_lines.signed(item, body)}
-        call = Call(self.EDIT_METHOD, self._comment_path(item, comment.id), what, json=json)
-        try:
-            return await self._written(item, call)
-        except ForgeNotFoundError:
-            return None
-
-    async def _written(self, item: Item, call: Call) -> Comment:
-        comment = (await self.client.get(CommentResponse, call)).comment()
-        return replace(comment, body=await self._checked(item, comment.body))
-
-    async def _with_checked(self, found: ChangeSnapshot) -> ChangeSnapshot:
-        """Return the snapshot with checked hidden lines in our comments."""
-        comments = list(found.comments)
-        for index, one in enumerate(comments):
-            # A body of this length was cut before its hidden line.
-            if one.author.id == found.own.id and len(one.body) < BODY_LIMIT:
-                comments[index] = replace(one, body=await self._checked(found.item, one.body))
-        return found if comments == list(found.comments) else replace(found, comments=tuple(comments))
-
-    async def _checked(self, item: Item, body: str) -> str:
-        """Return the body of our comment without its signature, and without a hidden line by others."""
-        found = self.hidden_lines.checked(item, body)
-        if found.place and not await self._is_same_repository(item, found.place):
-            return self.hidden_lines.ignored(item, body, f"it was signed for the repository {found.place}")
-        return found.body
-
-    async def _is_same_repository(self, item: Item, place: str) -> bool:
-        """Whether the repository in a valid signature is the item's repository under another name."""
-        # The signature covers the repository, because somebody could otherwise have a line signed for the
-        # same number in a repository of their own. A renamed repository must keep its signed lines.
-        own = str(item.project_id or item.repository)
-        try:
-            return (await self._path_of(place)).lower() == (await self._path_of(own)).lower()
-        except ForgeUnavailableError:
-            raise
-        except (ForgeError, SettingsError):
-            return False  # there is no such repository any more, or our token cannot read it
-
     async def open_change(
         self, item: Item, *, branch: str, base: str, title: str, body: str, draft: bool = False
     ) -> Change:
@@ -619,37 +565,6 @@ class Forge(ItemForge, ABC):
                 if change is not None:
                     return change
             raise
-
-    async def has_reacted(self, item: Item, comment: str) -> bool:
-        own = await self._account()
-        call = Call(
-            "GET",
-            f"{self._comment_path(item, comment)}/{self.REACTIONS}",
-            f"reading the reactions to a comment on {item.display}",
-        )
-        pages = self.client.pages(list[Reaction], call, limit=SCAN_PAGES)
-        async for page in pages:
-            if any(
-                reaction.content == _REACTION and reaction.user and reaction.user.id == own.id
-                for reaction in page
-            ):
-                return True
-        _require_all(pages, "reactions", item)
-        return False
-
-    async def react(self, item: Item, comment: str) -> None:
-        call = Call(
-            "POST",
-            f"{self._comment_path(item, comment)}/{self.REACTIONS}",
-            f"reacting to a comment on {item.display}",
-            json={self.REACTION_FIELD: _REACTION},
-        )
-        try:
-            await self.client.send(call)
-        except ForgeNotFoundError:
-            # Some forges answer a second reaction with 404, as if the comment did not exist.
-            if not await self.has_reacted(item, comment):
-                raise
 
     async def attachment(self, item: Item, link: str, *, limit: int) -> bytes | None:
         """Read the attached file that a link in the item's text leads to; `None` if it leads elsewhere.
@@ -694,37 +609,5 @@ def too_many_labeled(host: str, labels: Iterable[str]) -> ForgeListTooLongError:
     )
 
 
-def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:
-    """Raise `ForgeListTooLongError` if a list of changes was not read to its end and no change was found."""
-    if not complete:
-        raise ForgeListTooLongError(
-            f"The list of open changes of {item.repository} is longer than what is read of it. It shows none "
-            f"from the branch {branch}, and it is not known whether there is one."
-        )
-
-
-def newest_comments(found: Sequence[Comment], *, complete: bool) -> Read[Comment]:
-    """Return the newest comments, at most `COMMENT_LIMIT`, from a list with the oldest first.
-
-    Args:
-        complete: whether the forge has no comments that are older than these.
-    """
-    cut = len(found) > COMMENT_LIMIT or not complete
-    return Read(tuple(found[-COMMENT_LIMIT:]), ("older comments",) if cut else ())
-
-
-def _require_all(pages: Pages[Any], what: str, item: Item) -> None:
-    """Raise `ForgeListTooLongError` if a list was not read to its end and nothing was found in it."""
-    if not pages.complete:
-        raise ForgeListTooLongError(
-            f"{item.display} has more {what} than are read, so it is not known whether ours is among them."
-        )
-
-
 def _in_repository(item: Item, repository: str) -> Item:
     return item.model_copy(update={"repository": repository})
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two bodies differ at most in line ends and outer white space, which forges change."""
-    return one.replace("\r\n", "\n").strip() == other.replace("\r\n", "\n").strip()

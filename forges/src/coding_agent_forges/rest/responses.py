@@ -98,9 +98,13 @@ class CommentResponse(ResponseModel):
 
 
 class HistoryEvent(ResponseModel):
-    """An event of an item's history. User or label is null if it was deleted later."""
+    """An event of an item's history: a label was applied or removed, or the item was closed or reopened.
 
-    action: str = Field(validation_alias=AliasChoices("event", "action"))
+    `user` and `label` are null if they were deleted after the event.
+    """
+
+    id: int
+    action: str = Field(validation_alias=AliasChoices("event", "action", "state"))
     created_at: datetime
     user: User | None = Field(default=None, validation_alias=AliasChoices("actor", "user"))
     label: Label | None = None

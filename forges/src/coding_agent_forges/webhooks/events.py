@@ -83,7 +83,7 @@ class Commanded:
 
 
 @dataclass(frozen=True)
-class Look:
+class Rescan:
     """The event that something happened to a change, so that it has to be scanned. It may not be ours.
 
     Attributes:
@@ -99,7 +99,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class LookReason:
+class RescanReason:
     """The reason for a scan, and the facts about the change in the event.
 
     Attributes:
@@ -115,7 +115,7 @@ class LookReason:
     author: str = ""
 
 
-Meaning = Accepted | Withdrawn | Commanded | Look | Ignored
+Meaning = Accepted | Withdrawn | Commanded | Rescan | Ignored
 
 
 class PlatformWebhooks(Protocol):
@@ -160,7 +160,7 @@ def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
     return name
 
 
-def look(project: Item, reason: LookReason, settings: Settings) -> Look | Ignored:
+def rescan(project: Item, reason: RescanReason, settings: Settings) -> Rescan | Ignored:
     """Return the scan that an event causes.
 
     The agent's changes are recognized by their branches, because these events have nothing else to tell.
@@ -180,7 +180,7 @@ def look(project: Item, reason: LookReason, settings: Settings) -> Look | Ignore
     ]
     if not items:
         return Ignored("the branch is not for an issue")
-    return Look(tuple(items), reason.why, display_text(reason.author)[:255])
+    return Rescan(tuple(items), reason.why, display_text(reason.author)[:255])
 
 
 def cancels(removed: Collection[str], left: Collection[str], labels: Labels) -> str | None:
@@ -319,7 +319,16 @@ def command(
     delivered: Delivery,
     received_at: datetime,
 ) -> Commanded:
-    """Return the command of a comment on an item."""
+    """Return the event that a comment on an item is a command.
+
+    Args:
+        comment: the comment's object in the payload.
+        subject: the item's object in the payload.
+        url: the item's page.
+
+    Raises:
+        FieldError: the comment has no id, or a field has another type.
+    """
     return Commanded(
         IssueCommand(
             item=item,

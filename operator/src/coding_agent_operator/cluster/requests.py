@@ -23,6 +23,9 @@ from coding_agent_operator.cluster.observed import (
 
 LEASE = "coding-agent-operator"
 """Name of the operator's Lease, in the namespace of the AgentTasks."""
+_SETUP_FAILURES = ("FailedMount", "FailedCreatePodSandBox")
+"""Reasons of the kubelet's Events about a pod whose containers cannot be created yet: a volume, or what the
+container runtime refuses, such as a RuntimeClass that the node lacks (its `pkg/kubelet/events/event.go`)."""
 
 
 async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int = 200) -> set[str]:
@@ -42,7 +45,7 @@ async def namespaces_with_tasks(server: ApiServer, fields: str = "", page: int =
 
 
 class Cluster:
-    """The operator's requests to one namespace of a cluster.
+    """The operator's requests to one namespace of a cluster: `Attempts` as Jobs, and their volume claims.
 
     Attributes:
         may_write: the fence. While it returns `False`, nothing is created, changed or deleted.
@@ -79,13 +82,6 @@ class Cluster:
         path = "/apis/node.k8s.io/v1/runtimeclasses"
         return [name for name in names if await self._server.get(f"{path}/{name}") is None]
 
-    async def has_tasks(self) -> bool:
-        """Whether the namespace has any AgentTask, ended or not; `True` if the API server does not say."""
-        try:
-            return bool(await anext(self.tasks.pages("", 1)))
-        except ApiError:
-            return True
-
     async def list_jobs(self, labels: str) -> tuple[list[Job], int]:
         """Return a consistent list of Jobs and its resourceVersion."""
         found = await self._server.list(self._jobs, [("labelSelector", labels)])
@@ -100,10 +96,10 @@ class Cluster:
         query = [("labelSelector", f"batch.kubernetes.io/job-name={job}"), ("limit", "100")]
         return read_pods((await self._server.list(f"{self._core}/pods", query)).items)
 
-    async def mount_failures(self, pod: str) -> list[str]:
-        """Return the kubelet's messages about volumes that it cannot set up for a pod; the newest is last."""
-        selector = f"involvedObject.kind=Pod,involvedObject.name={pod},reason=FailedMount"
-        return [message for _, message in await self._events(selector)]
+    async def setup_failures(self, pod: str) -> list[str]:
+        """Return the kubelet's messages about a pod that it cannot set up yet; the newest is last."""
+        selector = f"involvedObject.kind=Pod,involvedObject.name={pod},type=Warning"
+        return [message for reason, message in await self._events(selector) if reason in _SETUP_FAILURES]
 
     async def volume_claim_events(self, uid: str) -> list[tuple[str, str]]:
         """Return reasons and messages of the Events about a PersistentVolumeClaim; the newest is last."""

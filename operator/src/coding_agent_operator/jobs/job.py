@@ -32,6 +32,7 @@ from coding_agent_core.task.environment import SERVICE_PREFIX, Environment
 from coding_agent_core.task.model import Item
 from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_core.task.reasons import ExitCode
+from coding_agent_core.task.runs import answered_by
 from coding_agent_core.task.usage import Allowance, Usage
 from coding_agent_forges.github.app_settings import Purpose
 
@@ -59,6 +60,15 @@ _IN_QUEUE = timedelta(days=7)
 """How long a Job may wait for quota. An attempt that waited longer gets no token, and the next one does."""
 _NO_NAME_SERVER = "127.0.0.1"
 """Kubernetes requires an address if `dnsPolicy` is `None`. In a pod, nothing answers at this address."""
+
+SHARED_SOCKET = {
+    "dev.gvisor.spec.mount.socket.share": "pod",
+    "dev.gvisor.spec.mount.socket.type": "tmpfs",
+    "dev.gvisor.spec.mount.socket.options": "rw",
+}
+"""With these annotations, gVisor lets a pod's containers share the volume of the socket. Otherwise
+each has its own view, in which it cannot reach the other's socket (its `pkg/shim/v1/utils/volumes.go`). Other
+runtimes ignore them."""
 
 
 def build_job(
@@ -121,7 +131,8 @@ def job_manifest(
     }
     metadata = template.pod_template.get("metadata", {})
     # The pod has the allowance too, because it can outlive its Job and may spend until it ends.
-    pod_annotations = {**metadata.get("annotations", {}), **annotations}
+    shares = SHARED_SOCKET if pod.get("runtimeClassName") else {}
+    pod_annotations = {**shares, **metadata.get("annotations", {}), **annotations}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -129,17 +140,7 @@ def job_manifest(
             "name": name,
             "labels": {**shared, LABEL_ACTIVE: "true"},
             **({"annotations": dict(annotations)} if annotations else {}),
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": KIND,
-                    "name": task.name,
-                    "uid": task.uid,
-                    "controller": True,
-                    # With `True`, the operator would need the right to write finalizers of AgentTasks.
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "ownerReferences": [_owner_reference(task)],
         },
         "spec": {
             # The operator retries with a new Job, because the wait depends on the outcome. There is no TTL
@@ -152,24 +153,7 @@ def job_manifest(
             "podReplacementPolicy": "Failed",
             # The pod's own deadline ends an attempt. The Job's covers a pod that waits or was replaced.
             "activeDeadlineSeconds": _ROOM * pod["activeDeadlineSeconds"],
-            "podFailurePolicy": {
-                "rules": [
-                    # A pod that replaces a disrupted one would have the whole allowance again. So if there
-                    # is an allowance, the Job fails, and the next attempt gets what is left.
-                    {
-                        "action": "FailJob" if annotations else "Ignore",
-                        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-                    },
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {
-                            "containerName": container,
-                            "operator": "In",
-                            "values": [code.value for code in PERMANENT],
-                        },
-                    },
-                ]
-            },
+            "podFailurePolicy": _pod_failure_policy(container, has_allowance=bool(annotations)),
             "template": {
                 "metadata": {
                     **metadata,
@@ -182,6 +166,38 @@ def job_manifest(
     }
 
 
+def _owner_reference(task: AgentTask) -> dict[str, Any]:
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "name": task.name,
+        "uid": task.uid,
+        "controller": True,
+        # With `True`, the operator would need the right to write finalizers of AgentTasks.
+        "blockOwnerDeletion": False,
+    }
+
+
+def _pod_failure_policy(container: str, *, has_allowance: bool) -> dict[str, Any]:
+    """Return which ends of a pod fail the Job at once."""
+    permanent = {
+        "containerName": container,
+        "operator": "In",
+        "values": [code.value for code in PERMANENT],
+    }
+    return {
+        "rules": [
+            # A pod that replaces a disrupted one would have the whole allowance again. So if there is an
+            # allowance, the Job fails, and the next attempt gets what is left.
+            {
+                "action": "FailJob" if has_allowance else "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
+            {"action": "FailJob", "onExitCodes": permanent},
+        ]
+    }
+
+
 def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = None) -> AttemptInput:
     """Return the input of attempt `number`: the task, and the results of earlier attempts."""
     spec = task.spec
@@ -189,10 +205,12 @@ def attempt_input(task: AgentTask, number: int, allowance: Allowance | None = No
     options = {
         name: getattr(spec, name) for name in AttemptInput.model_fields.keys() & Spec.model_fields.keys()
     }
+    answered = answered_by(task)
     return AttemptInput(
         task=QueuedTask(request=spec.request, uuid=task.uid, run=spec.run, attempt=number),
         allowance=allowance,
         earlier=earlier_of(task.status),
+        answered=None if answered is None else str(answered),
         **options,
     )
 

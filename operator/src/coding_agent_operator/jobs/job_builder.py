@@ -126,7 +126,10 @@ class JobBuilder:
         return await self._proxy.given_to(manifest, task.spec.item, environment.egress)
 
     def environment_refusal(self, environment: Environment) -> str | None:
-        """Return why the settings forbid the environment that an attempt asks for; no attempt is trusted."""
+        """Return why the settings forbid an environment, as a sentence; `None` if they allow it.
+
+        An attempt has checked it too, but an attempt runs code of strangers.
+        """
         settings = self._settings
         return settings.repository_environment.pod_refusal(environment, settings.egress.presets)
 

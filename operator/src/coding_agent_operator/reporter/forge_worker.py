@@ -17,16 +17,16 @@ from coding_agent_core.errors import (
     QueueUnavailableError,
     RequestKind,
 )
-from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.runtime.metrics import Counter
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Reporter
-from coding_agent_core.task.admission import must_check_label
 from coding_agent_core.task.agenttask import AgentTask, Event
 from coding_agent_core.task.commands import LABEL_COMMANDS, PENDING
+from coding_agent_core.task.runs import stored_rescan
+from coding_agent_core.task.task_store import TaskStore
 
 from coding_agent_operator.cluster.controller import Requeue
 from coding_agent_operator.reporter.item_plan import phase_to_show
@@ -74,7 +74,8 @@ def rank_of(task: AgentTask) -> Rank:
     if task.ended:
         return Rank.END
     commanded = task.metadata.labels.get(LABEL_COMMANDS) == PENDING
-    return Rank.WITHDRAWAL if commanded or must_check_label(task) else Rank.CHANGE
+    rescan = stored_rescan(task)
+    return Rank.WITHDRAWAL if commanded or (rescan is not None and rescan.labels) else Rank.CHANGE
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ class ForgeWorker:
         reconcile: ReconcileTask,
         *,
         task: Callable[[str], AgentTask | None],
-        tasks: AgentTasks,
+        tasks: TaskStore,
         settings: Reporter,
         clocks: Development,
         clock: Callable[[], datetime],

@@ -8,29 +8,22 @@ requests, the next reconcile leads to the same result.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
 from typing import Any
-from weakref import WeakValueDictionary
 
 from coding_agent_core.errors import (
     CodingAgentError,
     ForgeArchivedError,
-    ForgeError,
-    ForgeListTooLongError,
     ForgeNotFoundError,
-    ForgeUnavailableError,
     NotYetError,
     RequestKind,
 )
-from coding_agent_core.forge.values import MARKER, ItemState, LabelEvent
-from coding_agent_core.kubernetes.agenttask_client import AgentTasks
+from coding_agent_core.forge.values import ItemState
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.queues.interfaces import TaskSink
 from coding_agent_core.reporting.command_execution import (
     CommandMetrics,
     ExecutionResult,
@@ -38,48 +31,48 @@ from coding_agent_core.reporting.command_execution import (
     Target,
     execute,
 )
-from coding_agent_core.reporting.comment import (
-    Links,
-    Report,
-    comment,
-    read_state,
-    swap_labels,
-    without_change_rounds,
-)
-from coding_agent_core.rounds.notes import as_written
+from coding_agent_core.reporting.comment import swap_labels
 from coding_agent_core.runtime.metrics import REGISTRY, Counter
-from coding_agent_core.settings.development import Development
-from coding_agent_core.settings.forges import Labels
-from coding_agent_core.task.admission import (
-    answered,
-    cancellation,
-    check_label,
-    comes_after,
-    latest_of,
-    must_check_label,
-    next_run_is_near,
-    runs_of,
-)
 from coding_agent_core.task.agenttask import (
     LABEL_REPORTED,
+    RESCAN,
     AgentTask,
     Condition,
     Event,
     UnreadableTaskError,
 )
 from coding_agent_core.task.commands import LABEL_COMMANDS, PENDING, executed, next_command
-from coding_agent_core.task.model import CommandName, Origin, Phase, Trigger, Withdrawal, WithdrawalCause
-from coding_agent_core.task.round_record import RerunEntry, RoundRecord, with_reruns
-from coding_agent_forges.rest.forge import Forge
+from coding_agent_core.task.item_history import ItemEvent, Position
+from coding_agent_core.task.labels import Decision, answered_before, decide
+from coding_agent_core.task.model import CommandName, Origin, Phase, TaskRequest, Trigger
+from coding_agent_core.task.runs import (
+    answered_by,
+    cancellation,
+    comes_after,
+    confirmation,
+    duplicate_of,
+    item_read,
+    rescan_item,
+    rescanned,
+    run_facts,
+    runs_of,
+    stored_rescan,
+    works,
+)
+from coding_agent_core.task.task_store import TaskStore
 
 from coding_agent_operator.cluster.controller import Requeue
-from coding_agent_operator.reporter.commit_statuses import commit_statuses
+from coding_agent_operator.reporter.forge_context import ForgeContext
+from coding_agent_operator.reporter.item_comment import remembered_state, requeue_if_current, update_comment
 from coding_agent_operator.reporter.item_plan import (
-    CANCELLATION_CAUSES,
+    CANCELLATIONS,
     CORRECTION_EVENTS,
-    ItemPlan,
-    LabelContradiction,
-    needs_history,
+    WAITS,
+    Correction,
+    carried_over,
+    correction_of,
+    is_behind,
+    must_read_history,
     phase_to_show,
     plan_item,
 )
@@ -88,11 +81,8 @@ from coding_agent_operator.reporter.report import (
     cancellation_cause,
     has_problem,
     labels_shown,
-    link_problems,
-    report_of,
     reported,
     unreported,
-    with_round,
 )
 
 _logger = logging.getLogger("reporter.reconcile")
@@ -102,15 +92,13 @@ SHOWN = Counter(
 )
 CORRECTIONS = Counter(
     "coding_agent_reporter_corrections",
-    "Tasks corrected because their item contradicted them, by contradiction "
-    "(item_closed, label_removed, label_applied_again).",
-    ["contradiction"],
+    "Tasks cancelled, and runs created, because of their item's history, by correction "
+    "(item_closed, label_removed, label_applied, duplicate).",
+    ["correction"],
 )
 
 _OTHER_RUN_S = 1.0
-"""Seconds until an ended run is looked at again while an older one is being stopped or a newer one made."""
-_REPORTED = {"metadata": {"labels": {LABEL_REPORTED: "true"}}}
-"""The merge patch that takes a task out of the reporter's watch."""
+"""Seconds until an ended run is reconciled again while an older one is being stopped or a newer one made."""
 
 
 class NotConfiguredError(CodingAgentError):
@@ -119,46 +107,6 @@ class NotConfiguredError(CodingAgentError):
 
 class TaskChangedError(CodingAgentError):
     """The task changed during the reconcile; the caller queues it again."""
-
-
-class ItemLocks:
-    """The locks of items, so that a reconcile and a scan do not write the same comment at the same time."""
-
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    def of(self, item: str) -> asyncio.Lock:
-        """Return the lock of the item with this hash; it is kept while a task holds it or waits for it."""
-        return self._locks.setdefault(item, asyncio.Lock())
-
-
-@dataclass(frozen=True)
-class ForgeContext:
-    """The dependencies of the reconciles of one forge's tasks.
-
-    Attributes:
-        clocks: the times of the reporter that are no settings.
-        clock: returns the aware time.
-        monotonic: returns the monotonic time in seconds.
-        notes: returns the notes of a change's rounds by the hash of the item.
-        reruns: returns the checks of a change's head that scans asked to run again, by the hash of the item.
-        change_rounds: returns the summary of the rounds of an issue's change, by the hash of the issue and
-            the URL of the change.
-        locks: are held while comments are read and written.
-    """
-
-    forge: Forge
-    labels: Labels
-    links: Links
-    tasks: AgentTasks
-    sink: TaskSink
-    clocks: Development
-    clock: Callable[[], datetime]
-    monotonic: Callable[[], float]
-    notes: Callable[[str], tuple[str, ...]] = lambda _: ()
-    reruns: Callable[[str], tuple[RerunEntry, ...]] = lambda _: ()
-    change_rounds: Callable[[str, str], str] = lambda _, __: ""
-    locks: ItemLocks = field(default_factory=ItemLocks)
 
 
 async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) -> Requeue | None:
@@ -183,8 +131,13 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         )
     # A task with a reporting problem is read again: the problem may be over.
     commanded = seen.metadata.labels.get(LABEL_COMMANDS) == PENDING
-    must_read = commanded or must_check_label(seen) or has_problem(seen)
-    if not must_read and (requeue := _nothing_to_do(context, seen, memory)) is not None:
+    rescan = stored_rescan(seen)
+    must_read = commanded or (rescan is not None and rescan.labels) or has_problem(seen)
+    if (
+        not must_read
+        and memory.unsure_since is None
+        and (requeue := requeue_if_current(context, seen, memory)) is not None
+    ):
         return requeue
     memory.due = -inf
     listed = list(await context.tasks.runs(seen.spec.item))
@@ -195,11 +148,13 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         if task is None:
             return None
         listed.append(task)
-    if await _execute_command(context, task):
+    runs = runs_of(seen.spec.item, listed)
+    if await _execute_command(context, task, runs):
         raise TaskChangedError(f"{seen.name} was changed by a command")
     memory.cause = cancellation_cause(task)
-    *earlier, newest = runs_of(seen.spec.item, listed)
+    *earlier, newest = runs
     if newest.uid != task.uid:
+        await _hand_over(context, task, newest)
         # The item shows another run, so this one does not write on it.
         if not task.ended:
             return Requeue()
@@ -210,11 +165,10 @@ async def reconcile(context: ForgeContext, seen: AgentTask, memory: TaskMemory) 
         # A later run has ended before it could work, while this one is being stopped. The comment may show
         # the later run already, and has to show its end as soon as this one has ended.
         return Requeue(_OTHER_RUN_S)
-    if task.ended and next_run_is_near(task, context.clock()):
-        return Requeue(_OTHER_RUN_S)  # the label is the next run's, so this one must not remove it
     try:
         async with context.locks.of(task.item_hash):
-            return await _newest(context, task, earlier[::-1], memory)
+            context.locks.write_next(task.item_hash, memory)
+            return await _newest(context, runs, memory)
     except (ForgeArchivedError, ForgeNotFoundError) as error:
         # Nobody can change the item, it was deleted, or our token cannot see it: nothing can be shown there.
         return await _not_shown(context, task, memory, error)
@@ -226,7 +180,10 @@ async def _not_shown(
     archived = isinstance(error, ForgeArchivedError)
     if task.ended:
         gone = "The item is gone, or the token cannot see it."
-        return await _finish(context, task, labels_shown("The repository is archived." if archived else gone))
+        shown = labels_shown("The repository is archived." if archived else gone)
+        recorded = await context.tasks.set_conditions(task, (shown,), context.clock())
+        # A request to read the item cannot be answered, so it does not keep the task in the watch.
+        return None if recorded is None else await _stop_watching(context, recorded, "true")
     if archived:
         raise error
     problem = Event("Warning", "ItemNotFound", str(error))
@@ -234,26 +191,27 @@ async def _not_shown(
     return Requeue()
 
 
-def _nothing_to_do(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Requeue | None:
-    """Return when to reconcile again if the comment is up to date; `None` if there is something to do."""
-    now = context.monotonic()
-    remaining = memory.due - now
-    if memory.comment is None or remaining <= 0:
-        return None
-    report = _report(context, task, memory)
-    if comment(report) == memory.comment.body:
-        return Requeue(remaining)
-    position_due = memory.written + context.clocks.comment_interval - now
-    if _without_position(report) == memory.without_position and position_due > 0:
-        return Requeue(min(remaining, position_due))
-    return None
+async def _hand_over(context: ForgeContext, task: AgentTask, newest: AgentTask) -> None:
+    """Move a request to read the item to its newest run, which alone answers it."""
+    rescan = stored_rescan(task)
+    if rescan is not None and rescan.labels:
+        await _patched(context, newest, rescan_item(newest, context.clock(), rescan.event_at))
+        if (patch := rescanned(task, item=True)) is not None:
+            await _patched(context, task, patch)
 
 
-async def _execute_command(context: ForgeContext, task: AgentTask) -> bool:
+async def _execute_command(context: ForgeContext, task: AgentTask, runs: Sequence[AgentTask]) -> bool:
     """Execute one command that waits in the AgentTask, and remove it; return `False` if none waits."""
     stored = next_command(task)
     if stored is None:
         return False
+    unread = [run for run in runs if works(run) and answered_by(run) is None]
+    if stored.name is CommandName.CANCEL and unread:
+        # The run answers the labels that are there now, so that they do not ask for another one.
+        history = await context.forge.item_history(task.spec.item, None)
+        for run in unread:
+            await _patched(context, run, confirmation(history.position()))
+        return True
 
     try:
         command = stored.on(task.spec)
@@ -277,24 +235,37 @@ async def _execute_command(context: ForgeContext, task: AgentTask) -> bool:
     return True
 
 
-async def _newest(
-    context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory
-) -> Requeue | None:
-    now = context.clock()
-    item, plan = await _planned(context, task, memory, now)
-    if plan.correct is not None and plan.correct_first:
-        # The comment may have to wait for the forge's limits, and until then an attempt could start.
-        await _correct(context, task, plan.correct, item=item)
-        memory.pending = None
-        return Requeue(0.5)
+async def _newest(context: ForgeContext, runs: Sequence[AgentTask], memory: TaskMemory) -> Requeue | None:
+    """Carry out what the item's history demands; if it demands nothing, show the newest run on the item."""
+    now, task = context.clock(), runs[-1]
+    seen = await _read(context, runs, memory)
+    item, decision = seen.item, seen.decision
+    if decision is not None:
+        correction = correction_of(decision, item)
+        if correction is not None:
+            await _correct(context, runs, decision, correction, item)
+            return Requeue(0.5)
+        runs = await _record(context, runs, decision, unsure=seen.unsure)
+        task = runs[-1]
+    remembered = Position.parse((await remembered_state(context, task, memory)).answered)
+    past = answered_before([run_facts(run) for run in runs], remembered)
+    memory.answered = str(past) if past is not None else None
+    plan = plan_item(
+        task,
+        item,
+        context.labels,
+        unsure=seen.unsure,
+        end_shown=memory.end_shown,
+        now=now,
+        grace=timedelta(seconds=context.clocks.grace),
+    )
     postponed: NotYetError | None = None
     try:
-        await _update_comment(context, task, earlier, memory, is_open=item.open)
+        await update_comment(context, task, list(runs[-2::-1]), memory, is_open=item.open)
     except NotYetError as error:
         if error.kind is not RequestKind.CREATE:
             raise
         postponed = error  # the labels cost less than a new comment, and they are also a sign
-    newest = await _answered(context, task, plan.answered_until)
     await swap_labels(context.forge, task.spec.item, plan.add, plan.remove)
     phase = phase_to_show(task)
     if plan.add or plan.remove:
@@ -304,71 +275,73 @@ async def _newest(
         )
     if postponed is not None:
         if plan.labels_shown:
-            await context.tasks.set_conditions(newest, (labels_shown("The item shows our labels."),), now)
+            await context.tasks.set_conditions(task, (labels_shown("The item shows our labels."),), now)
         raise postponed
-    memory.pending = plan.pending
-    if plan.correct is not None:
-        await _correct(context, newest, plan.correct, item=item)
-        memory.pending = None
-        return Requeue(0.5)
-    if must_check_label(task):
-        newest = await _patched(context, newest, check_label(None))
-    if task.ended and memory.end_shown is None and plan.pending is None:
+    if task.ended and memory.end_shown is None and not seen.unsure:
         memory.end_shown = now
     wanted: list[Condition] = [labels_shown("The item shows our labels.")] if plan.labels_shown else []
     if has_problem(task):
         wanted.append(reported())
-    recorded = await context.tasks.set_conditions(newest, tuple(wanted), now)
+    recorded = await context.tasks.set_conditions(task, tuple(wanted), now)
     memory.problem = ""
     if plan.finished:
         return await _finish(context, recorded)
-    since = memory.pending.since if memory.pending is not None else memory.end_shown
-    if since is None or not (task.ended or memory.pending):
+    if memory.unsure_since is not None:
+        unsure_for = context.monotonic() - memory.unsure_since
+        return Requeue(next((wait - unsure_for for wait in WAITS if wait > unsure_for), 0.0))
+    if memory.end_shown is None:
         return Requeue()
-    return Requeue(max(0.05, context.clocks.grace - (now - since).total_seconds()))
+    return Requeue(max(0.05, context.clocks.grace - (now - memory.end_shown).total_seconds()))
 
 
-async def _planned(
-    context: ForgeContext, task: AgentTask, memory: TaskMemory, now: datetime
-) -> tuple[ItemState, ItemPlan]:
-    """Read the item and plan the actions on it."""
-    item, removal_reported = await context.forge.read_state(task.spec.item), must_check_label(task)
-    history: tuple[LabelEvent, ...] = ()
-    if needs_history(task, item, context.labels, removal_reported=removal_reported):
-        read = await context.forge.label_history(task.spec.item, task.spec.trigger.labeled_at)
-        history = read.values  # what is left out is older, so `plan_item` finds no application there either
-    plan = plan_item(
-        task,
-        item,
-        context.labels,
-        history=history,
-        own_login=await context.forge.whoami() if history else "",
-        removal_reported=removal_reported,
-        pending=memory.pending,
-        end_shown=memory.end_shown,
-        now=now,
-        grace=timedelta(seconds=context.clocks.grace),
-    )
-    return item, plan
+@dataclass(frozen=True)
+class _ItemRead:
+    """What was read of an item.
 
-
-async def _answered(context: ForgeContext, task: AgentTask, until: datetime | None) -> AgentTask:
-    """Record, before a label is removed, that the task answers the label's applications up to a time.
-
-    Args:
-        until: the time by the forge's clock; `None` if no label is removed.
-
-    Raises:
-        TaskChangedError: the task has changed since its item was read, or the item has a newer run.
+    Attributes:
+        decision: what its history demands; `None` if the history was not read.
+        unsure: whether the history may lack an event, so that it has to be read again.
     """
-    if until is None:
-        return task
-    # The runs are read again: a newer run may just have been created for the label, which must then stay.
-    uids = [run.uid for run in runs_of(task.spec.item, await context.tasks.runs(task.spec.item))]
-    if task.uid in uids and uids[-1] != task.uid:
-        raise TaskChangedError(f"{task.name} is no longer the newest run of its item")
-    patch = answered(task, until, await context.forge.whoami())
-    return task if patch is None else await _patched(context, task, patch)
+
+    item: ItemState
+    decision: Decision | None = None
+    unsure: bool = False
+
+
+async def _read(context: ForgeContext, runs: Sequence[AgentTask], memory: TaskMemory) -> _ItemRead:
+    """Read the item, and its history if it can change anything."""
+    item_of_task, rescan = runs[-1].spec.item, stored_rescan(runs[-1])
+    if rescan is not None and rescan.labels and rescan.at != memory.rescan_at:
+        memory.unsure_since, memory.rescan_at = None, rescan.at
+    facts = [run_facts(run) for run in runs]
+    item = await context.forge.read_state(item_of_task)
+    if not must_read_history(runs, item, context.labels, unsure=memory.unsure_since is not None):
+        return _ItemRead(item)
+    remembered = Position.parse((await remembered_state(context, runs[-1], memory)).answered)
+    base = answered_before(facts, remembered)
+    active = [run.answered for run in facts if run.works]
+    # The earliest position counts: what one run answers may be new for another.
+    after = None if base is None or None in active else base
+    history = await context.forge.item_history(item_of_task, after)
+    unsure_for = context.monotonic() - (memory.unsure_since or context.monotonic())
+    history = replace(history, current=unsure_for >= WAITS[-1])
+    facts = [carried_over(history, run, fact) for run, fact in zip(runs, facts, strict=True)]
+    decision = decide(history, facts, remembered)
+    unsure = not history.current and (decision.unsure or is_behind(history, runs))
+    memory.unsure_since = (memory.unsure_since or context.monotonic()) if unsure else None
+    return _ItemRead(ItemState(history.present, history.open, item.updated_at), decision, unsure)
+
+
+async def _record(
+    context: ForgeContext, runs: Sequence[AgentTask], decision: Decision, *, unsure: bool
+) -> list[AgentTask]:
+    """Record what the runs answer, and that the item was read; return the runs."""
+    positions, recorded = dict(decision.confirm), list(runs)
+    for number, run in enumerate(runs):
+        patch = item_read(run, positions.get(run.name), done=not unsure)
+        if patch is not None:
+            recorded[number] = await _patched(context, run, patch)
+    return recorded
 
 
 async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, Any]) -> AgentTask:
@@ -383,149 +356,74 @@ async def _patched(context: ForgeContext, task: AgentTask, patch: Mapping[str, A
     return patched
 
 
-async def _update_comment(
-    context: ForgeContext, task: AgentTask, earlier: list[AgentTask], memory: TaskMemory, *, is_open: bool
-) -> None:
-    """Update the item's one comment; send no request if it is up to date.
-
-    Args:
-        is_open: whether the item is open. Later rounds of its change are not shown on a closed item.
-    """
-    item = task.spec.item
-    if memory.remembered is None:
-        # After a start, the comment is searched before any write: an earlier process may have died between
-        # the forge's write and its answer, and a second comment would follow.
-        memory.comment = await context.forge.find_comment(item, MARKER)
-        remembered = read_state(memory.comment.body) if memory.comment else None
-        memory.remembered = () if remembered is None else (remembered,)
-        memory.rounds = (remembered and remembered.rounds) or RoundRecord()
-    # An earlier run can end while this one waits for it.
-    states = [report_of(run, context.labels, context.links).state for run in earlier]
-    memory.earlier = (*states, *memory.remembered)
-    for run in reversed(earlier):
-        memory.rounds = with_round(memory.rounds, run)
-    report = _report(context, task, memory)
-    text, known = comment(report), as_written(memory.comment.body) if memory.comment else ""
-    if not is_open and without_change_rounds(text) == without_change_rounds(known):
-        text = known
-    if memory.comment is None or known != text:
-        for problem in link_problems(task, context.links):
-            _logger.warning("%s: not shown on the item: %s", task.spec.item.display, problem)
-        # The comment comes last, because it says which statuses were written.
-        await _set_statuses(context, task, memory)
-        written = await context.forge.upsert_comment(item, MARKER, text, known=memory.comment)
-        # Keep the text as we wrote it, because forges change line endings.
-        memory.comment = replace(written, body=text)
-        memory.written = context.monotonic()
-    memory.without_position = _without_position(report)
-
-
-async def _set_statuses(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> None:
-    """Write the commit statuses that were not written yet. A status that the forge refuses is not retried."""
-    item, known = task.spec.item, read_state(memory.comment.body) if memory.comment else None
-    for one in commit_statuses(task):
-        if one.key in memory.statuses or (known is not None and one.key in known.statuses):
-            continue
-        try:
-            await context.forge.set_status(item, one.commit, one.status)
-        except (ForgeUnavailableError, NotYetError):
-            raise
-        except ForgeError as error:
-            _logger.warning("%s: a commit status is not shown: %s", item.display, error)
-        memory.statuses.add(one.key)
-
-
-def _report(context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Report:
-    rounds = with_reruns(memory.rounds, context.reruns(task.item_hash))
-    report = report_of(
-        task,
-        context.labels,
-        context.links,
-        memory.earlier,
-        memory.cause,
-        rounds=rounds,
-        notes=context.notes(task.item_hash),
-    )
-    # After a withdrawal nothing is added; see `comment_with_change_rounds`.
-    change = report.state.change_url if report.state.phase is Phase.SUCCEEDED else None
-    return replace(report, rounds=context.change_rounds(task.item_hash, change)) if change else report
-
-
-def _without_position(report: Report) -> str:
-    return comment(replace(report, position=None))
-
-
 async def _finish(context: ForgeContext, task: AgentTask | None, *wanted: Condition) -> Requeue | None:
-    """Set conditions of an ended task, and stop watching it."""
+    """Set conditions of an ended task, and stop watching it, unless something was asked for meanwhile."""
     if task is not None and wanted:
         task = await context.tasks.set_conditions(task, wanted, context.clock())
-    return None if task is None or await context.tasks.patch(task, _REPORTED) else Requeue(0.0)
+    if task is None:
+        return None
+    # This version of the task may be newer than the one that was reconciled.
+    rescan = stored_rescan(task)
+    if next_command(task) is not None or (rescan is not None and rescan.labels):
+        return Requeue(0.0)
+    return await _stop_watching(context, task, RESCAN if rescan is not None else "true")
+
+
+async def _stop_watching(context: ForgeContext, task: AgentTask, reported: str) -> Requeue | None:
+    patch = {"metadata": {"labels": {LABEL_REPORTED: reported}}}
+    return None if await context.tasks.patch(task, patch) else Requeue(0.0)
 
 
 async def _correct(
     context: ForgeContext,
-    task: AgentTask,
-    contradiction: LabelContradiction,
-    *,
+    runs: Sequence[AgentTask],
+    decision: Decision,
+    correction: Correction,
     item: ItemState,
 ) -> None:
-    """Cancel the task or start a new run, as the item's labels demand.
-
-    Args:
-        task: the task as it was when the correction was decided.
-        item: the item as it was read.
+    """Cancel runs or create one, as the item's history demands.
 
     Raises:
-        TaskChangedError: the task has changed since then; nothing was corrected.
+        TaskChangedError: a task has changed since the decision; the others may have been corrected.
     """
-    if contradiction is LabelContradiction.LABEL_APPLIED_AGAIN:
-        await _start_new_run(context, task, item)
-    else:
-        closed = contradiction is LabelContradiction.ITEM_CLOSED
-        withdrawal = Withdrawal(
-            item=task.spec.item,
-            reason=CANCELLATION_CAUSES[contradiction],
-            cause=WithdrawalCause.CLOSED if closed else WithdrawalCause.UNLABELED,
-            at=item.updated_at,
-        )
-        await _patched(context, task, cancellation(withdrawal.reason, withdrawal.cause, withdrawal.before))
-    CORRECTIONS.labels(contradiction).inc()
-    reason, message = CORRECTION_EVENTS[contradiction]
+    by_name, task = {run.name: run for run in runs}, runs[-1]
+    if decision.duplicate is not None:
+        others = [run for run in runs if works(run) and run.name != decision.duplicate]
+        duplicate = by_name[decision.duplicate]
+        await _patched(context, duplicate, duplicate_of(others[-1].name))
+    for name, position in decision.withdraw:
+        why, cause = CANCELLATIONS[correction]
+        await _patched(context, by_name[name], cancellation(why, cause, position))
+    if decision.create is not None and correction is Correction.LABEL_APPLIED:
+        request = _next_request(context, task, decision.create, item)
+        submission = await context.sink.submit_next(request, decision.position)
+        if submission.duplicate is not None:
+            raise TaskChangedError(f"{task.name} has a newer run: {submission.duplicate}")
+    CORRECTIONS.labels(correction).inc()
+    reason, message = CORRECTION_EVENTS[correction]
     _logger.info("%s: %s", task.spec.item.display, message)
-    event = Event("Normal", reason, message)
-    await context.tasks.emit(event, task, context.clock())
+    await context.tasks.emit(Event("Normal", reason, message), task, context.clock())
 
 
-async def _start_new_run(context: ForgeContext, task: AgentTask, item: ItemState) -> None:
-    now = context.clock()
-    try:
-        applied = await context.forge.label_application(task.spec.item)
-    except ForgeListTooLongError:
-        applied = None  # the run's attempt asks again, and says so
-    # From here on, every program treats such a label on the item as a new application.
-    again = labels_shown("The label was applied again.")
-    if await context.tasks.set_conditions(task, (again,), now) is None:
-        raise TaskChangedError(f"{task.name} is gone")
-    latest = latest_of(runs_of(task.spec.item, await context.tasks.runs(task.spec.item)))
-    known = latest.answered_until if latest is not None else None
-    # If the item's runs already know this time, admission would answer "duplicate". The application now asks
-    # for its own run, so such a time is left out.
-    at = applied.at if applied is not None and (known is None or applied.at > known) else None
-    present = item.labels | ({applied.label} if applied is not None else set())
-    request = task.spec.request.model_copy(
+def _next_request(context: ForgeContext, task: AgentTask, applied: ItemEvent, item: ItemState) -> TaskRequest:
+    """Return the request for the run that an application of the label asks for."""
+    given_at_creation = applied.id == 0
+    trigger = Trigger(
+        origin=Origin.POLL,
+        labeled_at=None if given_at_creation else applied.at,
+        received_at=context.clock(),
+    )
+    return task.spec.request.model_copy(
         update={
-            "user": applied.user if applied is not None and applied.user else task.spec.user,
-            "trigger": Trigger(origin=Origin.POLL, labeled_at=at, received_at=now),
-            "runner": context.labels.runner(present),
+            "user": applied.user or task.spec.user,
+            "trigger": trigger,
+            "runner": context.labels.runner(item.labels | {applied.label}),
         }
     )
-    submission = await context.sink.submit(request)
-    if submission.duplicate is not None:
-        _logger.warning("%s: no new run: %s", task.spec.item.display, submission.duplicate)
 
 
 async def record_problem(
-    tasks: AgentTasks, task: AgentTask, memory: TaskMemory, problem: Event, now: datetime
+    tasks: TaskStore, task: AgentTask, memory: TaskMemory, problem: Event, now: datetime
 ) -> None:
     """Record in a condition and an Event why the item does not show the task's state; once for each reason.
 

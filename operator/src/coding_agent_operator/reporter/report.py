@@ -15,7 +15,6 @@ from typing import Literal
 from coding_agent_core.forge.values import Comment
 from coding_agent_core.reporting.comment import Links, Report, State, retry_cause
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.task.admission import is_superseded
 from coding_agent_core.task.agenttask import (
     ANNOTATION_CANCELLED,
     AgentTask,
@@ -30,10 +29,11 @@ from coding_agent_core.task.model import Item, Phase
 from coding_agent_core.task.reasons import REASONS, PodReason
 from coding_agent_core.task.round_record import RoundRecord
 from coding_agent_core.task.round_report import ENDS, ROUND_CAUSES, recorded, round_phrase
+from coding_agent_core.task.runs import is_superseded
 from coding_agent_core.task.usage import Usage
 
 from coding_agent_operator.reporter.commit_statuses import commit_statuses
-from coding_agent_operator.reporter.item_plan import PendingCorrection, phase_to_show
+from coding_agent_operator.reporter.item_plan import phase_to_show
 from coding_agent_operator.tasks.plan import OPERATOR_DEFECT
 
 _logger = logging.getLogger("reporter.report")
@@ -95,7 +95,9 @@ class TaskMemory:
         written: monotonic time of the last edit of the comment.
         due: monotonic time of the next check if nothing happens to the item.
         end_shown: when the item first showed the end of the task.
-        pending: labels that contradict the task, and since when; a restart begins the grace time again.
+        unsure_since: monotonic time since which the item's history may lack an event; `None` if it does not.
+        rescan_at: the time of the request for which it was read.
+        answered: the position up to which the item's past runs answer its events, as text.
         failures: the number of reconciles that failed since the last success.
         refusals: the number of these that the forge refused.
         outage: set while the forge does not answer requests for this task; it may answer others.
@@ -114,7 +116,9 @@ class TaskMemory:
     written: float = -inf
     due: float = -inf
     end_shown: datetime | None = None
-    pending: PendingCorrection | None = None
+    unsure_since: float | None = None
+    rescan_at: datetime | None = None
+    answered: str | None = None
     failures: int = 0
     refusals: int = 0
     outage: Outage | None = None
@@ -122,6 +126,11 @@ class TaskMemory:
     problem: str = ""
     cause: str = ""
     statuses: set[str] = field(default_factory=set)
+
+    def forget_comment(self) -> None:
+        """Forget what the item's comment shows, so that it is read again before it is used."""
+        self.comment = self.remembered = None
+        self.without_position = ""
 
 
 def report_of(
@@ -133,6 +142,7 @@ def report_of(
     *,
     rounds: RoundRecord = _NO_ROUNDS,
     notes: tuple[str, ...] = (),
+    answered: str | None = None,
 ) -> Report:
     """Build the report of an item's newest run.
 
@@ -145,6 +155,7 @@ def report_of(
         cause: who or what cancelled the run, from `cancellation_cause`.
         rounds: the record of the change's rounds, without this run.
         notes: what the change's next round waits for, or why there is none.
+        answered: the position up to which the item's past runs answer its events.
     """
     phase, result, attempts = phase_to_show(task), task.status.result, task.status.attempts
     item = task.spec.item
@@ -171,6 +182,7 @@ def report_of(
             runner=task.spec.runner,
             rounds=record if (record := with_round(rounds, task)) != _NO_ROUNDS else None,
             statuses=tuple(one.key for one in commit_statuses(task)),
+            answered=answered,
         ),
         max_attempts=task.spec.max_attempts,
         since=_since(task, phase),

@@ -14,31 +14,32 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from math import inf
-from typing import Any
 
 from coding_agent_core.errors import TokenMissingError
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.task_sink import KubernetesSink
+from coding_agent_core.kubernetes.task_sink import KubernetesSink, StoreSink
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.platforms.facts import web_base
 from coding_agent_core.platforms.registry import FACTS, Platform
-from coding_agent_core.queues.interfaces import TaskSink
 from coding_agent_core.reporting.comment import Links
 from coding_agent_core.runtime.metrics import Counter, Gauge
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, first_of, pause_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.operator import Reporter
 from coding_agent_core.task.agenttask import (
-    ANNOTATION_LOOK,
     GROUP,
     LABEL_REPORTED,
-    LOOK,
     PLURAL,
+    RESCAN,
+    UNREPORTED,
     VERSION,
     AgentTask,
     Event,
 )
+from coding_agent_core.task.commands import next_command
 from coding_agent_core.task.round_record import RerunEntry
+from coding_agent_core.task.runs import stored_rescan
+from coding_agent_core.task.task_store import TaskStore
 from coding_agent_forges.connect import connect_all, connect_forge
 from coding_agent_forges.rest.forge import Forge
 from coding_agent_forges.rest.pacing import Paced, RequestRate
@@ -46,8 +47,9 @@ from coding_agent_forges.rest.pacing import Paced, RequestRate
 from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.lease import Lease, identity
 from coding_agent_operator.cluster.watching import PROBES, Relist, Selector, probes_served, watch
+from coding_agent_operator.reporter.forge_context import ForgeContext
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
-from coding_agent_operator.reporter.reconcile_item import ForgeContext, NotConfiguredError, reconcile
+from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, reconcile
 from coding_agent_operator.reporter.round_scans import ReporterScans
 from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
 
@@ -84,9 +86,6 @@ WATCH_BEHIND = Gauge(
 _MANAGER = "coding-agent-reporter"
 """The field manager of the reporter's writes, and the name of its Lease."""
 _ROLE = "operator/deploy/reporter-role.yaml"
-_SELECTOR = f"{LABEL_REPORTED}!=true"
-"""Selects active tasks, and ended tasks whose end is not shown yet. So a restart finds everything that is
-left to do, and other ended tasks cost nothing."""
 _POLICY = RetryPolicy(tries=2, total=10.0, first_wait=0.5, longest_wait=2.0, longest_retry_after=2.0)
 """One retry covers a single lost answer; later reconciles retry everything else."""
 _TICK_S = 1.0
@@ -151,7 +150,11 @@ class ReporterController:
     """Passes every AgentTask of a namespace to the worker of its forge."""
 
     def __init__(
-        self, tasks: AgentTasks, sink: TaskSink, forges: Mapping[str, tuple[Forge, Paced]], settings: Settings
+        self,
+        tasks: TaskStore,
+        sink: StoreSink,
+        forges: Mapping[str, tuple[Forge, Paced]],
+        settings: Settings,
     ) -> None:
         self._tasks = tasks
         self._settings = settings
@@ -164,7 +167,7 @@ class ReporterController:
             behind=WATCH_BEHIND.set,
         )
         self._workers = {}
-        self._looks: dict[str, ReporterScans] = {}
+        self._scans: dict[str, ReporterScans] = {}
         for host, (forge, pace) in forges.items():
             context = ForgeContext(
                 forge=forge,
@@ -182,7 +185,7 @@ class ReporterController:
                 change_rounds=partial(self._change_rounds, host),
             )
             if settings.rounds.enabled:
-                self._looks[host] = ReporterScans(
+                self._scans[host] = ReporterScans(
                     context, settings.rounds, settings.consumer.branch_prefix, self._notes_changed
                 )
             self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)
@@ -195,9 +198,13 @@ class ReporterController:
             asyncio.get_running_loop().time,
         )
 
-    def observe(self, kind: str | None, body: Mapping[str, Any]) -> None:
+    async def scanned(self) -> None:
+        """Wait until the open changes of every forge were scanned once, if they are scanned at all."""
+        for scans in self._scans.values():
+            await scans.scanned.wait()
+
+    def observe(self, kind: str | None, task: AgentTask) -> None:
         """Process a watch event; `kind` is its type, or `None` in the initial list."""
-        task = AgentTask.of(body)
         if self._cache.observe(kind, task):
             self._changed(task.name)
 
@@ -208,14 +215,14 @@ class ReporterController:
             await self.relist.synced.wait()
             for worker in (*self._workers.values(), self._unconfigured):
                 group.create_task(worker.run())
-            for looks in self._looks.values():
-                group.create_task(looks.run())
+            for scans in self._scans.values():
+                group.create_task(scans.run())
             group.create_task(self._expiry.run())
             group.create_task(self._tick_forever())
 
     async def _list(self) -> tuple[list[AgentTask], int]:
         try:
-            return await self._tasks.list(_SELECTOR)
+            return await self._tasks.list(UNREPORTED)
         except ApiError as error:
             if error.status == 401:
                 await self._tasks.renew()
@@ -232,10 +239,12 @@ class ReporterController:
                 worker.forget(name)
         else:
             host = task.spec.source.host.lower()
-            looks, worker = self._looks.get(host), self._workers.get(host, self._unconfigured)
-            if looks is not None and ANNOTATION_LOOK in task.metadata.annotations:
-                looks.ask(task)
-                if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
+            scans, worker = self._scans.get(host), self._workers.get(host, self._unconfigured)
+            rescan = stored_rescan(task)
+            if scans is not None and rescan is not None and rescan.changes:
+                scans.ask(task)
+                reads_item = rescan.labels or next_command(task) is not None
+                if task.metadata.labels.get(LABEL_REPORTED) == RESCAN and not reads_item:
                     return  # its item shows the end already
             worker.add(task, rank_of(task))
 
@@ -244,16 +253,16 @@ class ReporterController:
             await self._tasks.emit(event, self._pod, _clock(), kind="Pod")
 
     def _notes(self, host: str, item: str) -> tuple[str, ...]:
-        looks = self._looks.get(host)
-        return looks.notes.get(item, ()) if looks is not None else ()
+        scans = self._scans.get(host)
+        return scans.notes.get(item, ()) if scans is not None else ()
 
     def _reruns(self, host: str, item: str) -> tuple[RerunEntry, ...]:
-        looks = self._looks.get(host)
-        return looks.reruns(item) if looks is not None else ()
+        scans = self._scans.get(host)
+        return scans.reruns(item) if scans is not None else ()
 
     def _change_rounds(self, host: str, issue: str, change: str) -> str:
-        looks = self._looks.get(host)
-        return looks.change_rounds(issue, change) if looks is not None else ""
+        scans = self._scans.get(host)
+        return scans.change_rounds(issue, change) if scans is not None else ""
 
     def _notes_changed(self, item: str) -> None:
         for task in self._cache.of(self._tasks.namespace):
@@ -366,8 +375,8 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         work.add_done_callback(lambda _: stop.set())
         try:
             await watch(
-                {(GROUP, VERSION, PLURAL): Selector(_SELECTOR)},
-                lambda _, kind, body: observer.observe(kind, body),
+                {(GROUP, VERSION, PLURAL): Selector(UNREPORTED)},
+                lambda _, kind, body: observer.observe(kind, AgentTask.of(body)),
                 namespaces=[namespace],
                 stop=stop,
             )

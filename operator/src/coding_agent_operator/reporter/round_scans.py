@@ -11,12 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from coding_agent_core.errors import (
-    CodingAgentError,
-    ForgeError,
-    ForgeUnavailableError,
-    NotYetError,
-)
+from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeUnavailableError, NotYetError
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.facts import ItemKind
@@ -27,50 +22,42 @@ from coding_agent_core.reporting.comment import (
     comment_with_rounds,
     has_notes,
     is_same_change,
+    summary_of,
 )
-from coding_agent_core.reporting.round_summary import summary_of
 from coding_agent_core.rounds.notes import as_written, notes_of, our_comment, shows
 from coding_agent_core.rounds.reruns import RerunResult, run_again
-from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, show_on_issue
+from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, round_request, show_on_issue
 from coding_agent_core.runtime.metrics import Counter, Gauge
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.task.admission import cancellation, runs_of, stored_look, works
-from coding_agent_core.task.agenttask import ANNOTATION_LOOK, LABEL_REPORTED, LOOK, AgentTask, Event
-from coding_agent_core.task.model import (
-    Item,
-    Origin,
-    TaskRequest,
-    Trigger,
-    WithdrawalCause,
-    answered_issue,
-    identity_hash,
-)
-from coding_agent_core.task.round_cause import RoundCause, StopReason, Work
+from coding_agent_core.task.agenttask import UNREPORTED, AgentTask, Event
+from coding_agent_core.task.model import Item, WithdrawalCause, identity_hash, issue_of_branch
+from coding_agent_core.task.round_cause import RoundCause, Work
 from coding_agent_core.task.round_record import RerunEntry, RoundRecord, with_reruns
-from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.runs import cancellation, rescanned, runs_of, stored_rescan
 
 from coding_agent_operator.reporter.commit_statuses import foreign_evidence, own_evidence, with_evidence
-from coding_agent_operator.reporter.reconcile_item import ForgeContext
-from coding_agent_operator.reporter.report import cancellation_cause, has_problem, report_of, with_round
+from coding_agent_operator.reporter.forge_context import ForgeContext
+from coding_agent_operator.reporter.report import cancellation_cause, report_of
+from coding_agent_operator.reporter.round_plan import has_active_run, known_rounds, plan_scan, runs_to_cancel
 
 _logger = logging.getLogger("reporter.rounds")
 
 ROUNDS = Counter("coding_agent_reporter_rounds", "Rounds that were created, by cause.", ["cause"])
-LOOKS = Counter(
-    "coding_agent_reporter_looks",
-    "Looks at the open changes of a forge, by host and result (done, failed).",
+SCANS = Counter(
+    "coding_agent_reporter_scans",
+    "Scans of the open changes of a forge, by host and result (done, failed).",
     ["host", "result"],
 )
 LEFT_OUT = Gauge(
     "coding_agent_reporter_changes_set_aside",
-    "Open changes that the last look could not examine, by host. They have no rounds until it can.",
+    "Open changes that the last scan could not examine, by host. They have no rounds until it can.",
     ["host"],
 )
 _REWRITES = 5
 """How many times the evidence of a head is set again: a program could set its own after each of ours."""
 _QUIET_S = 5.0
-"""Least number of seconds between two looks, because events come in bursts."""
+"""Least number of seconds between two scans, because events come in bursts."""
 
 
 @dataclass
@@ -125,10 +112,12 @@ class ReporterScans:
     _rewritten: dict[str, tuple[str, int]] = field(default_factory=dict)
     """How many times the evidence of a head was set again, by the hash of the change."""
     _shown_aside: set[str] = field(default_factory=set)
-    """The hashes of the changes whose tasks show that looks leave them out."""
+    """The hashes of the changes whose tasks show that scans leave them out."""
     _asked: dict[str, AgentTask] = field(default_factory=dict)
-    """The tasks with an annotation that asks for a look."""
+    """The tasks with an annotation that asks for a scan."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    scanned: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once all open changes were scanned, or could not be."""
 
     def __post_init__(self) -> None:
         policy = self.settings.policy(self.context.labels)
@@ -137,8 +126,8 @@ class ReporterScans:
 
     def ask(self, task: AgentTask) -> None:
         """Schedule a scan soon, because an annotation of the task asks for it."""
-        look, item = stored_look(task), _asked_item(task)
-        author = look.author if look is not None else ""
+        rescan, item = stored_rescan(task), _asked_item(task)
+        author = rescan.author if rescan is not None else ""
         self._asked[task.name] = task
         self._times.ask(item, is_limited=bool(author) and self._changes.is_stranger(item, author))
         self._wake.set()
@@ -171,19 +160,21 @@ class ReporterScans:
         while True:
             await self._until_due()
             try:
-                await self._times.look(self.look, self.look_at)
-                await self._answer()
+                await self._times.run_due(self.scan, self.scan_change)
+                await self._remove_annotations()
             except Exception as error:
                 if isinstance(error, CodingAgentError):
                     _logger.warning("The open changes on %s were not examined: %s", host, error)
                 else:
-                    _logger.exception("A look at the open changes on %s failed", host)
+                    _logger.exception("A scan of the open changes on %s failed", host)
                 failures += not isinstance(error, NotYetError)
-                LOOKS.labels(host, "failed").inc()
+                SCANS.labels(host, "failed").inc()
+                self.scanned.set()
                 await asyncio.sleep(self._delay(failures, error))
                 continue
             failures = 0
-            LOOKS.labels(host, "done").inc()
+            SCANS.labels(host, "done").inc()
+            self.scanned.set()
             await asyncio.sleep(min(_QUIET_S, self.settings.interval))
 
     async def _until_due(self) -> None:
@@ -195,25 +186,25 @@ class ReporterScans:
             except TimeoutError:
                 continue
 
-    async def look_at(self, item: Item) -> float:
+    async def scan_change(self, item: Item) -> float:
         """Scan one change; return the seconds until time alone makes a round due.
 
         Raises:
             CodingAgentError: the change could not be read.
         """
         try:
-            return await self._changes.look_at(item, self._look_at)
+            return await self._changes.scan_one(item, self._handle)
         finally:
             await self._show_left_out()
 
-    async def look(self) -> float:
+    async def scan(self) -> float:
         """Scan all open changes once; return the seconds until the next scan.
 
         Raises:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
         try:
-            wait = await self._changes.look(self.settings.interval, self._look_at)
+            wait = await self._changes.scan_all(self.settings.interval, self._handle)
         except Exception:
             await self._show_left_out()
             raise
@@ -223,32 +214,31 @@ class ReporterScans:
                 kept.pop(key, None)
         return wait
 
-    async def _look_at(self, key: str, snapshot: ChangeSnapshot) -> float | None:
+    async def _handle(self, key: str, snapshot: ChangeSnapshot) -> float | None:
         """Create the round that is due; return the seconds until time alone makes another one due."""
         item = snapshot.item
         state = await self._changes.state(key, snapshot)
         runs = runs_of(item, await self.context.tasks.runs(item))
+        if await self._has_task_under_another_name(state, runs):
+            return None
         snapshot = await self._with_own_evidence(key, snapshot, runs)
-        record = (state.rounds if state is not None else None) or RoundRecord()
-        for run in runs:
-            record = with_round(record, run)
         if any(entry.head != snapshot.head_commit for entry in self.reruns(key)):
             del self._reruns[key]
-        record = with_reruns(record, self.reruns(key))
-        # A change has one active run at a time, so no round is created while one works.
-        active = any(not run.over for run in runs)
+        record = known_rounds(state, runs, self.reruns(key))
+        active = has_active_run(runs)
         work = await self._changes.decide(snapshot, record, active=active)
-        unshown = [run for run in runs if _is_unshown(run, state)] if work.due else []
-        if unshown:
-            # Without this round in the comment, the next attempt could do its work again.
-            return None if any(map(has_problem, unshown)) else 0.0
-        if work.due:
+        plan = plan_scan(work, runs, state)
+        if plan.waits:
+            return plan.wait
+        if plan.create is not None:
             # The name of the round's task follows from its cause, so the API server refuses a second one.
-            await self._create(snapshot, work.due[0])
+            await self._create(snapshot, plan.create)
         elif work.reruns:
             record = await self._run_again(key, snapshot, work, record)
             work = await self._changes.decide(snapshot, record, active=active)
-        await self._leave_to_people(work, runs)
+        for run, why in runs_to_cancel(work, runs):
+            # If the task has changed, the next scan decides again.
+            await self.context.tasks.patch(run, cancellation(why, WithdrawalCause.HANDS_OFF))
         notes = notes_of(work, self._changes.policy)
         if self.notes.get(key, ()) != notes:
             self.notes[key] = notes
@@ -259,8 +249,17 @@ class ReporterScans:
         if work.ready:
             await self.context.forge.mark_ready(item)
             _logger.info("%s is no longer a draft", item.display)
-        again = work.look_again
-        return None if again is None else max(0.0, (again - snapshot.read_at).total_seconds())
+        return work.seconds_left(snapshot.read_at)
+
+    async def _has_task_under_another_name(self, state: State | None, runs: Sequence[AgentTask]) -> bool:
+        """Whether the task that our comment names has not shown its end yet, and is none of the item's runs.
+
+        The repository was renamed then. The round that the task works on is not in the record yet.
+        """
+        if state is None or state.phase.terminal or any(run.uid == state.uuid for run in runs):
+            return False
+        tasks, _ = await self.context.tasks.list(UNREPORTED)
+        return any(task.uid == state.uuid for task in tasks)
 
     async def _with_own_evidence(
         self, key: str, snapshot: ChangeSnapshot, runs: Sequence[AgentTask]
@@ -331,19 +330,7 @@ class ReporterScans:
         return None
 
     def _issue_of(self, change: Item, head_branch: str) -> Item | None:
-        number = answered_issue(head_branch, self.branch_prefix)
-        return change.model_copy(update={"kind": ItemKind.ISSUE, "number": number}) if number else None
-
-    async def _leave_to_people(self, work: Work, runs: Sequence[AgentTask]) -> None:
-        """Cancel the round of a change with the hands-off label; a run that a label started continues."""
-        for stop in work.stops:
-            if stop.reason is not StopReason.HANDS_OFF:
-                continue
-            why = stop.sentence[0].lower() + stop.sentence[1:].removesuffix(".")
-            for run in runs:
-                if works(run) and run.spec.trigger.round is not None:
-                    # If the task has changed, the next look decides again.
-                    await self.context.tasks.patch(run, cancellation(why, WithdrawalCause.HANDS_OFF))
+        return issue_of_branch(change, head_branch, self.branch_prefix)
 
     async def _create(self, snapshot: ChangeSnapshot, cause: RoundCause) -> None:
         item = snapshot.item
@@ -351,23 +338,20 @@ class ReporterScans:
         if not (await self.context.forge.read_state(item)).open:
             return
         before = await self._newest_task(item, snapshot.head_branch)
-        word, trigger = trigger_of(cause, snapshot.read_at)
-        request = TaskRequest(
-            item=item,
-            # The person who asked for the work that led to the change; their settings apply to rounds too.
+        request = round_request(
+            snapshot,
+            cause,
+            self._issue_of(item, snapshot.head_branch),
             user=before.spec.user if before is not None else "",
-            title=snapshot.title[:1024],
-            url=snapshot.url[:2048],
-            trigger=Trigger(origin=Origin.POLL, cause=word, received_at=self.context.clock(), round=trigger),
-            answers=self._issue_of(item, snapshot.head_branch),
             runner=before.spec.runner if before is not None else None,
+            now=self.context.clock(),
         )
         submission = await self.context.sink.submit(request)
         if submission.duplicate is not None:
-            _logger.info("%s: no %s round: %s", item.display, word, submission.duplicate)
+            _logger.info("%s: no %s round: %s", item.display, cause.kind, submission.duplicate)
             return
-        ROUNDS.labels(word).inc()
-        _logger.info("%s: %s for %s is task %s", item.display, cause.count, word, submission.task)
+        ROUNDS.labels(cause.kind).inc()
+        _logger.info("%s: %s for %s is task %s", item.display, cause.count, cause.kind, submission.task)
 
     async def _show(
         self,
@@ -404,6 +388,7 @@ class ReporterScans:
             cancellation_cause(runs[-1]),
             rounds=record,
             notes=notes,
+            answered=state.answered,
         )
         text, body = comment(report), our_comment(snapshot).body
         if unshown is None and (body is None or shows(body, text)):
@@ -469,15 +454,13 @@ class ReporterScans:
         if unshown is not None:
             unshown.shown = True
 
-    async def _answer(self) -> None:
+    async def _remove_annotations(self) -> None:
         """Remove the annotations of finished scans. If a task has changed, the watch shows it again."""
         for name, task in list(self._asked.items()):
             if self._times.is_asked(_asked_item(task)):
-                continue  # it is put off, or an event came during the look
-            patch: dict[str, dict[str, str | None]] = {"annotations": {ANNOTATION_LOOK: None}}
-            if task.metadata.labels.get(LABEL_REPORTED) == LOOK:
-                patch["labels"] = {LABEL_REPORTED: "true"}
-            await self.context.tasks.patch(task, {"metadata": patch})
+                continue  # it is put off, or an event came during the scan
+            if (patch := rescanned(task, item=False)) is not None:
+                await self.context.tasks.patch(task, patch)
             if self._asked.get(name) is task:
                 del self._asked[name]
 
@@ -489,17 +472,7 @@ class ReporterScans:
 
 def _asked_item(task: AgentTask) -> Item:
     """Return the change that a task's annotation names; the task's item if it names none."""
-    item, look = task.spec.item, stored_look(task)
-    if look is None or look.change is None:
+    item, rescan = task.spec.item, stored_rescan(task)
+    if rescan is None or rescan.change is None:
         return item
-    return item.model_copy(update={"kind": ItemKind.CHANGE, "number": look.change})
-
-
-def _is_unshown(run: AgentTask, state: State | None) -> bool:
-    """Whether the comment still has to show the end of a round.
-
-    The next round's attempt knows earlier rounds from the comment alone. Without this one, it could do the
-    same work again.
-    """
-    shown = (state.rounds if state is not None else None) or RoundRecord()
-    return not run.reported and with_round(shown, run).rounds != shown.rounds
+    return item.model_copy(update={"kind": ItemKind.CHANGE, "number": rescan.change})

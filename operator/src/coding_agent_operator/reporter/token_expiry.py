@@ -33,7 +33,7 @@ NOTICE = timedelta(days=14)
 _REMIND = timedelta(days=1)
 """Time between two Events. The API server deletes an Event after an hour, so one would not be seen."""
 _LOOK_S = 60.0
-"""Seconds between two looks at the token's file, which may have been replaced."""
+"""Seconds between two reads of the token's file, which may have been replaced."""
 _ASK_S = 3600.0
 """Seconds between two requests about the same token: somebody may revoke it or change its expiry."""
 _AGAIN_S = 300.0
@@ -58,10 +58,11 @@ class ReporterPod(NamedTuple):
 
 
 def expiry_event(host: str, platform: Platform, place: str, expires: datetime, now: datetime) -> Event | None:
-    """Return the Event about a token that has expired or will within `NOTICE`; `None` if it is valid longer.
+    """Return the Event about a token that has expired or expires within `NOTICE`; `None` if it lasts longer.
 
     Args:
         place: where a person sets the token.
+        expires: a time in UTC; the message does not convert it.
     """
     left = expires - now
     if left > NOTICE:
@@ -107,10 +108,10 @@ class TokenExpiry:
         """Check until cancelled."""
         while True:
             for host in self.forges:
-                await self.look(host)
+                await self.check(host)
             await asyncio.sleep(_LOOK_S)
 
-    async def look(self, host: str) -> None:
+    async def check(self, host: str) -> None:
         """Query the expiry of a host's token if it is new or was queried an hour ago, and show the result."""
         token = self.forges[host].client.token
         try:

@@ -11,12 +11,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.model import Phase
+from coding_agent_core.task.runs import answered_by
 
 from coding_agent_operator.cluster.controller import Controller, NamespacedName
 from coding_agent_operator.cluster.namespace_objects import NamespaceObjects
@@ -50,6 +52,8 @@ _PASS_SHARE = 0.1
 """Passes take no more than this share of the time, so that under load one pass covers several changes."""
 _PAGE = 500
 _POSITIONS_AT_A_TIME = 100
+_REMEMBERED = timedelta(minutes=20)
+"""How long an item with an ended task is remembered. Later, its run 1 starts before the item is read."""
 _KUEUE_MESSAGES_AT_A_TIME = 100
 """This many tasks get a new message from Kueue at each relist, so that a long queue causes few writes."""
 
@@ -77,6 +81,10 @@ class Scheduler:
         self._now = now
         self.spending = Spending(settings.budgets, now)
         self._changed = asyncio.Event()
+        self._items: dict[str, str] = {}
+        """The item's hash of each candidate of the last pass, by the task's name."""
+        self._ended: dict[str, datetime] = {}
+        """When a task of an item was found to have ended or gone, by the item's hash; the oldest is first."""
         self._schedule = Schedule()
         self._granted: set[str] = set()
         self._ready: dict[str, tuple[AgentTask, Candidate]] = {}
@@ -104,6 +112,19 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._schedule_passes())
             group.create_task(self._show_positions())
+
+    def ended(self, task: AgentTask) -> None:
+        """Remember an ended task, because the cache drops it: its item, and what it spent."""
+        self.spending.ended(task)
+        self._remember(task.item_hash)
+
+    def _remember(self, item: str) -> None:
+        self._ended.pop(item, None)
+        self._ended[item] = self._now()
+        for oldest, at in list(self._ended.items()):
+            if at + _REMEMBERED > self._now():
+                break
+            del self._ended[oldest]
 
     def decision(self, name: str, refused: str | None) -> SchedulingDecision:
         """Return the decision about a task; `refused` says why the API server last refused its Job, if so."""
@@ -233,7 +254,7 @@ class Scheduler:
         for job in self._jobs.of(self._namespace):
             jobs.setdefault(job.owner or "", []).append(job)
         self._granted = {name for name in self._granted if self._task(name) is not None}
-        candidates = []
+        candidates: list[Candidate] = []
         ready: dict[str, tuple[AgentTask, Candidate]] = {}
         for task in self._tasks.of(self._namespace):
             own = jobs.pop(task.uid, ())
@@ -244,10 +265,17 @@ class Scheduler:
             if candidate.stage is not Stage.ENDED:
                 candidates.append(candidate)
             else:
-                self.spending.ended(task)
+                # The cache still has it, but no candidate shows any more that the item has had a task.
+                self.ended(task)
             if candidate.stage is Stage.READY and not own:
                 ready[task.name] = task, candidate
         self._ready = ready
+        items = {candidate.name: candidate.item for candidate in candidates}
+        # A watch can show that a task is gone before we have the answer to the request that ended it.
+        for name in self._items.keys() - items.keys():
+            self._remember(self._items[name])
+        self._items = items
+        candidates = self._with_unread(candidates)
         for orphan in orphans_of(
             [job for left in jobs.values() for job in left],
             self._pods.running,
@@ -272,6 +300,23 @@ class Scheduler:
                 )
             )
         return candidates
+
+    def _with_unread(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates, and mark those that may not start before somebody has read their item.
+
+        A receiver creates run 1 without reading, so the item may have another run that answers the label.
+        The item's only task starts at once.
+        """
+        runs = Counter(candidate.item for candidate in candidates)
+        return [
+            replace(candidate, unread=True)
+            if (task := self._task(candidate.name)) is not None
+            and task.spec.trigger.by_label
+            and answered_by(task) is None
+            and (runs[candidate.item] > 1 or candidate.item in self._ended)
+            else candidate
+            for candidate in candidates
+        ]
 
     def _held(self, task: AgentTask) -> bool:
         """Whether the task was granted its start, or was refused and is tried again later."""

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ClassVar
 
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.queues.interfaces import Claim
@@ -39,7 +38,6 @@ from coding_agent_core.queues.rabbitmq.publisher import ConfirmingChannel
 from coding_agent_core.runtime.retry import first_of
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.task.model import WithdrawalCause
 from coding_agent_core.task.queued_task import QueuedTask
 
 _logger = logging.getLogger("coding_agent.queue")
@@ -123,13 +121,9 @@ class RabbitMQClaim:
     delivery: UnackedDelivery
     redelivered: bool
     connection: ConsumerConnection
-    exclusive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self.cancelled, self.lost, self.settled = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.why_cancelled = ""
-        self.cancel_cause: WithdrawalCause | None = None
-        self.withdrawn_before: datetime | None = None
+        self.lost, self.settled = asyncio.Event(), asyncio.Event()
         self.is_locked = self.is_refused = self.is_lost = False
         self._io = self.connection.io
         self._queue = self.connection.settings.queue
@@ -151,15 +145,6 @@ class RabbitMQClaim:
 
     async def holds_item(self) -> bool:
         return not self._io.stopped and await self._io.run(self.connection.holds_item(self))
-
-    def ending(self) -> None:
-        """Do nothing, because each application of the label has its own message."""
-
-    def labeled(self, at: datetime) -> None:
-        """Do nothing, because no withdrawal reaches a claim."""
-
-    def answered(self, until: datetime | None) -> None:
-        """Do nothing, because each application of the label has its own message."""
 
     async def done(self) -> None:
         await self._settle(None)

@@ -30,7 +30,7 @@ WAITING_ARGUMENTS: Mapping[str, object] = {"x-message-ttl": _HOUR, "x-max-length
 """Arguments of a waiting queue: after an hour a poll publishes the item again, because somebody may have
 purged its message.
 
-The message has that limit and not the queue, because polls that look at a queue keep it alive.
+The message has that limit and not the queue, because polls that inspect a queue keep it alive.
 """
 SETTLED_LIMIT = 10_000
 _REASON_LIMIT = 2000
@@ -68,7 +68,7 @@ def command_queue(queue: str, host: str) -> str:
 
 
 def sign_queue(queue: str, host: str) -> str:
-    """Return the name of the queue for notices that a task waits, which come after commands."""
+    """Return the name of the queue whose notices say that a task waits. Consumers read commands first."""
     return f"{queue}.signs.{host.lower()}"
 
 
@@ -108,9 +108,9 @@ def lock_queue(queue: str, item: Item) -> str:
     return f"{queue}.lock.{task_name(item)}"
 
 
-def looks_queue(queue: str, host: str) -> str:
+def rescans_queue(queue: str, host: str) -> str:
     """Return the name of the exclusive queue of the consumer that scans our open changes on a forge."""
-    return f"{queue}.looks.{host.lower()}"
+    return f"{queue}.rescans.{host.lower()}"
 
 
 def waiting_queue(queue: str, item: Item) -> str:
@@ -194,7 +194,7 @@ def _encode(task: QueuedTask) -> bytes:
 
 
 class DeliveryTracker:
-    """The attempts that this process has finished, so that it does not repeat them.
+    """Remembers the attempts that this process has finished, so that it does not repeat them.
 
     If an acknowledgement is lost with its channel, the broker delivers the message again within minutes. So
     a limited number of attempts is enough.

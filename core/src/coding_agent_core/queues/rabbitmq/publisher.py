@@ -34,8 +34,8 @@ from coding_agent_core.queues.rabbitmq.messages import (
     dead_queue,
     decode_notice,
     lock_queue,
-    looks_queue,
     notice_message,
+    rescans_queue,
     sign_queue,
     task_message,
     waiting_message,
@@ -180,7 +180,7 @@ class RabbitMQSink:
         """Publish a request for a scan. A consumer keeps it only in memory, as it scans regularly too."""
         for item in items[:1]:
             message = notice_message(self._settings.queue, LookRequest(item=item, author=author))
-            await self._io.run(self._publish(message, f"look at {item.display}"))
+            await self._io.run(self._publish(message, f"rescan of {item.display}"))
             return task_name(item)
         return None
 
@@ -362,8 +362,6 @@ class RabbitMQSink:
 class RabbitMQNotices:
     """The source of notices. Consumers share them, and an unacknowledged one is delivered again."""
 
-    tasks = None
-
     def __init__(self, settings: RabbitMQ) -> None:
         self._settings = settings
         self._forges: dict[str, _ForgeNotices] = {}
@@ -372,22 +370,12 @@ class RabbitMQNotices:
         forge = self._forges[host.lower()] = _ForgeNotices(self._settings, host)
         return forge.notices(stop)
 
-    def waits(self, task: QueuedTask) -> bool:
-        """Return `True`, because a broker does not know whether a task has stopped waiting."""
-        return True
-
-    def is_wanted(self, item: Item) -> None:
-        """Return `None`, because a broker does not know tasks; the item's labels show them."""
-
-    def latest_task(self, item: Item) -> None:
-        """Return `None`, because a broker does not know tasks."""
-
-    def is_cancelled(self, item: Item) -> bool:
-        """Return `False`, because a broker does not know whether a task was cancelled."""
-        return False
-
     async def looks(self, host: str) -> bool:
-        """Whether this process scans, because its connection holds the queue `<queue>.looks.<host>`."""
+        """Whether this process regularly scans our open changes on a forge.
+
+        The connection that holds the exclusive queue `<queue>.rescans.<host>` scans. If no connection holds
+        the queue, this one takes it. Without a broker, nobody scans.
+        """
         forge = self._forges.get(host.lower())
         return forge is not None and await forge.looks()
 
@@ -410,7 +398,7 @@ class _ForgeNotices:
         self._io = IoThread(f"rabbitmq-notices-{host}")
         self._connection: Connection | None = None
         self._channel: Channel | None = None
-        self._looks = looks_queue(settings.queue, host)
+        self._rescans = rescans_queue(settings.queue, host)
         self._inbox: list[deque[UnackedDelivery]] = [deque(), deque()]
         self._arrived = asyncio.Event()
         self._locked: set[str] = set()
@@ -454,9 +442,9 @@ class _ForgeNotices:
 
     async def looks(self) -> bool:
         try:
-            return not self._io.stopped and await self._io.run(self._lock(self._looks))
+            return not self._io.stopped and await self._io.run(self._lock(self._rescans))
         except BrokerError as error:
-            _logger.debug("It is not known who looks at the open changes: %s", error)
+            _logger.debug("It is not known which process scans the open changes: %s", error)
             return False
 
     async def _lock(self, lock: str) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from coding_agent_testbed.forge.delivery_settings import DeliverySettings
 from coding_agent_testbed.forge.errors import HttpError
 from coding_agent_testbed.forge.faults import Fault
+from coding_agent_testbed.forge.history import HistorySettings
 from coding_agent_testbed.forge.model import Item, Repository
 from coding_agent_testbed.forge.sandbox import Sandbox
 
@@ -97,6 +98,13 @@ async def set_clock(setting: ClockSetting, request: Request) -> dict[str, str]:
 async def set_deliveries(settings: DeliverySettings, request: Request) -> DeliverySettings:
     """Say how webhooks are delivered from now on: late, twice, out of order or not at all."""
     _sandbox(request).deliveries.settings = settings
+    return settings
+
+
+@router.put("/history-settings")
+async def set_history(settings: HistorySettings, request: Request) -> HistorySettings:
+    """Set how far the lists of items' events are behind from now on."""
+    _sandbox(request).history.settings = settings
     return settings
 
 

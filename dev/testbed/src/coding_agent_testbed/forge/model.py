@@ -8,6 +8,7 @@ from datetime import date, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 
@@ -115,12 +116,17 @@ class Comment:
     reactions: list[Reaction] = field(default_factory=list)
 
 
+STATE_EVENTS = ("closed", "reopened", "merged")
+"""The names of the events that open or close an item."""
+
+
 @dataclass(frozen=True)
 class ItemEvent:
     """One line of an item's history, e.g. `labeled` with its label.
 
     Attributes:
         renamed: old and new title of `renamed`, which GitHub alone records.
+        recorded_at: when it happened by a clock that nobody sets.
     """
 
     id: int
@@ -129,6 +135,7 @@ class ItemEvent:
     created_at: datetime
     label: Label | None = None
     renamed: tuple[str, str] | None = None
+    recorded_at: float = field(default_factory=monotonic, compare=False)
 
 
 @dataclass(frozen=True)
@@ -254,6 +261,7 @@ class Repository:
     merge_needs: set[str] = field(default_factory=set)
     ci: dict[str, str] = field(default_factory=dict)
     signed: set[str] = field(default_factory=set)
+    topics: tuple[str, ...] = ()
 
     @property
     def full_name(self) -> str:

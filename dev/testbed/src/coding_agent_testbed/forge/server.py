@@ -21,6 +21,7 @@ from coding_agent_testbed.forge.clock import Clock
 from coding_agent_testbed.forge.delivery_settings import DeliverySettings
 from coding_agent_testbed.forge.eventlog import ForgeEvent
 from coding_agent_testbed.forge.faults import Fault
+from coding_agent_testbed.forge.history import HistorySettings
 from coding_agent_testbed.forge.model import Check, Flavour, Item, Kind, Repository, Role, Thread, User
 from coding_agent_testbed.forge.sandbox import Sandbox
 from coding_agent_testbed.forge.seed import Seed, from_data
@@ -174,6 +175,11 @@ class ForgeServer:
         """Say how webhooks are delivered from now on; fields as in `DeliverySettings`."""
         settings = DeliverySettings(**fields)
         self.run(lambda: setattr(self.sandbox.deliveries, "settings", settings))
+
+    def set_history(self, **fields: Any) -> None:
+        """Set how far the lists of items' events are behind from now on; fields as in `HistorySettings`."""
+        settings = HistorySettings(**fields)
+        self.run(lambda: setattr(self.sandbox.history, "settings", settings))
 
     def fault(self, **fields: Any) -> Fault:
         """Plant a fault, fields as in `Fault`; it is live: read its `hits`, and call its `end`."""

@@ -18,6 +18,7 @@ from coding_agent_testbed.forge.clock import utc_now
 from coding_agent_testbed.forge.errors import HttpError
 from coding_agent_testbed.forge.eventlog import EventLog
 from coding_agent_testbed.forge.model import (
+    STATE_EVENTS,
     Before,
     Comment,
     Flavour,
@@ -44,6 +45,7 @@ class Store:
         self.flavour = flavour
         self.now = now
         self._ids = count(1001)
+        self._state_events = count(1)
         self.users: list[User] = []
         self.repositories: list[Repository] = []
         self.hooks: list[Hook] = []
@@ -380,7 +382,10 @@ class Store:
         labels: Sequence[Label | None] = (None,),
     ) -> None:
         for label in labels:
-            item.events.append(ItemEvent(self.next_id(), event, actor, at, label))
+            # GitLab keeps these events in a table of their own, with numbers of their own.
+            own_number = self.flavour is Flavour.GITLAB and event in STATE_EVENTS
+            number = next(self._state_events) if own_number else self.next_id()
+            item.events.append(ItemEvent(number, event, actor, at, label))
             self.log.add(event, repository, actor, item, label=label.name if label else None)
 
     def _reopen_or_close(

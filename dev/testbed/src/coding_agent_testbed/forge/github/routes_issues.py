@@ -214,7 +214,13 @@ async def edit_comment(
 @router.get("/issues/{number}/events")
 @router.get("/issues/{number}/timeline")
 async def events(
-    request: Request, response: Response, repository: InRepository, item: AnyItem, render: Render
+    request: Request,
+    response: Response,
+    repository: InRepository,
+    item: AnyItem,
+    render: Render,
+    sandbox: SandboxOf,
 ) -> list[dict[str, Any]]:
     """What happened to an issue, oldest first."""
-    return [render.item_event(repository, event) for event in paged(item.events, request, response)]
+    shown = sandbox.history.shown(item.events, first_page=request.query_params.get("page", "1") == "1")
+    return [render.item_event(repository, event) for event in paged(shown, request, response)]

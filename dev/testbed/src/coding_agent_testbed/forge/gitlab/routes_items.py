@@ -23,7 +23,7 @@ from coding_agent_testbed.forge.gitlab.access import (
 )
 from coding_agent_testbed.forge.gitlab.filters import Placed, chosen
 from coding_agent_testbed.forge.gitlab.render_discussions import DiscussionRenderer, head_pipeline
-from coding_agent_testbed.forge.model import Item, Kind, Repository, User
+from coding_agent_testbed.forge.model import STATE_EVENTS, Item, Kind, Repository, User
 from coding_agent_testbed.forge.sandbox import Sandbox
 
 router = APIRouter()
@@ -282,17 +282,29 @@ async def edit_note(
 
 @router.get(ITEM + "/resource_label_events")
 async def label_events(
-    request: Request, response: Response, repository: InProject, item: AnItem, render: Render
+    request: Request,
+    response: Response,
+    repository: InProject,
+    item: AnItem,
+    render: Render,
+    sandbox: SandboxOf,
 ) -> list[dict[str, Any]]:
     """When labels were put on and taken off, oldest first."""
     events = [event for event in item.events if event.label is not None]
-    return [render.label_event(repository, item, event) for event in paged(events, request, response)]
+    shown = sandbox.history.shown(events, first_page=request.query_params.get("page", "1") == "1")
+    return [render.label_event(repository, item, event) for event in paged(shown, request, response)]
 
 
 @router.get(ITEM + "/resource_state_events")
 async def state_events(
-    request: Request, response: Response, repository: InProject, item: AnItem, render: Render
+    request: Request,
+    response: Response,
+    repository: InProject,
+    item: AnItem,
+    render: Render,
+    sandbox: SandboxOf,
 ) -> list[dict[str, Any]]:
     """When the item was closed, opened again or merged, oldest first."""
-    events = [event for event in item.events if event.event in ("closed", "reopened", "merged")]
-    return [render.state_event(item, event) for event in paged(events, request, response)]
+    events = [event for event in item.events if event.event in STATE_EVENTS]
+    shown = sandbox.history.shown(events, first_page=request.query_params.get("page", "1") == "1")
+    return [render.state_event(item, event) for event in paged(shown, request, response)]

@@ -53,7 +53,7 @@ class World:
         """Do all looks that are due before this second."""
         while self.now + self.times.wait() < second:
             self.now += self.times.wait()
-            await self.times.look(self.at_all, self.at_one)
+            await self.times.run_due(self.at_all, self.at_one)
         self.now = second
 
 
@@ -131,7 +131,7 @@ async def test_a_look_that_failed_is_due_again(item: Item) -> None:
     world.broken = True
     for _ in range(2):
         with pytest.raises(ForgeUnavailableError):
-            await world.times.look(world.at_all, world.at_one)
+            await world.times.run_due(world.at_all, world.at_one)
         assert world.times.wait() == 0
     world.broken = False
     await world.until(11)

@@ -11,7 +11,7 @@ import pytest
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform, forge_module
 from coding_agent_core.settings.model import Settings
-from coding_agent_forges.webhooks.events import Ignored, Look, Meaning
+from coding_agent_forges.webhooks.events import Ignored, Meaning, Rescan
 from coding_agent_testbed.forge import ForgeServer
 
 from tests.fixtures.forge import REPOSITORY
@@ -99,7 +99,7 @@ def test_looks(
     forge.add_hook(REPOSITORY, hook_receiver.url, "a secret")
     act(forge, number, branch)
     if looks:
-        hook_receiver.wait_for(lambda one: isinstance(meaning(forge, one, on), Look))
+        hook_receiver.wait_for(lambda one: isinstance(meaning(forge, one, on), Rescan))
     # This is delivered last, and shows that the events of an act without a look have arrived.
     forge.open_issue(REPOSITORY, "The last", "")
     last = {"issues", "Issue Hook"}
@@ -107,9 +107,9 @@ def test_looks(
         lambda one: bool(last & {one.headers.get("x-github-event"), one.headers.get("x-gitlab-event")})
     )
     found = meanings(forge, hook_receiver, on)
-    asked = [one for one in found if isinstance(one, Look)]
+    asked = [one for one in found if isinstance(one, Rescan)]
     assert {one.author for one in asked} == ({author} if looks else set()), found
-    assert all(isinstance(one, Look | Ignored) for one in found)
+    assert all(isinstance(one, Rescan | Ignored) for one in found)
     for one in asked:
         named = {(item.kind, item.number) for item in one.items}
         assert named <= {(ItemKind.CHANGE, number), (ItemKind.ISSUE, 7)}

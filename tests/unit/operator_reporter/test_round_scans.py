@@ -16,9 +16,8 @@ from coding_agent_core.reporting.comment import Links, State, comment, read_stat
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.task.admission import StoredLook
 from coding_agent_core.task.agenttask import (
-    ANNOTATION_LOOK,
+    ANNOTATION_RESCAN,
     LABEL_REPORTED,
     AgentTask,
     Condition,
@@ -26,22 +25,16 @@ from coding_agent_core.task.agenttask import (
     Status,
     manifest,
 )
-from coding_agent_core.task.model import (
-    Item,
-    Origin,
-    Phase,
-    Submission,
-    TaskRequest,
-    Trigger,
-    identity_hash,
-)
+from coding_agent_core.task.item_history import ItemAction, ItemEvent, ItemHistory
+from coding_agent_core.task.model import Item, Origin, Phase, Submission, TaskRequest, Trigger, identity_hash
 from coding_agent_core.task.round_cause import RoundCause, RoundKind
 from coding_agent_core.task.round_record import RoundRecord
 from coding_agent_core.task.round_report import trigger_of
+from coding_agent_core.task.runs import StoredRescan
 from coding_agent_core.task.verification import RED_ON_BASE, VERIFY_STATUS
-from coding_agent_forges.rest.calls import Read
 from coding_agent_operator.reporter import round_scans
-from coding_agent_operator.reporter.reconcile_item import ForgeContext, reconcile
+from coding_agent_operator.reporter.forge_context import ForgeContext
+from coding_agent_operator.reporter.reconcile_item import reconcile
 from coding_agent_operator.reporter.report import TaskMemory, unreported, with_round
 from coding_agent_operator.reporter.round_scans import LEFT_OUT, ReporterScans
 
@@ -71,7 +64,7 @@ async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
     forge.comments[key] = before.replace("\n", "\r\n")
     looked = looks(forge)
     for _ in range(3):
-        await looked.look()
+        await looked.scan()
     assert "which is the limit" in forge.comments[key]
     assert forge.edits == 1
     state = read_state(forge.comments[key])
@@ -79,7 +72,7 @@ async def test_why_no_round_follows_is_shown_until_it_is_over() -> None:
     assert state.rounds == record
     forge.changes[red.item.number] = replace(red, checks=())
     for _ in range(3):
-        await looked.look()
+        await looked.scan()
     assert (forge.comments[key], forge.edits) == (before, 2)
 
 
@@ -101,11 +94,11 @@ async def test_evidence_that_another_account_set_is_set_again_and_decides_nothin
     looked = looks(forge)
     looked.context = replace(looked.context, sink=cast("Any", sink))
     for _ in range(7):
-        await looked.look()
+        await looked.scan()
     assert [(one.name, one.state) for one in forge.set] == [(VERIFY_STATUS, CommitState.ERROR)] * 5
     assert not any("base branch" in note for note in looked.notes[identity_hash(RED.item.identity)])
     forge.changes[RED.item.number] = replace(RED, checks=(replace(forged, creator=OURS.id),))
-    await looked.look()
+    await looked.scan()
     assert any("base branch" in note for note in looked.notes[identity_hash(RED.item.identity)])
     assert len(forge.set) == 5
 
@@ -125,7 +118,7 @@ async def test_a_change_that_was_merged_after_it_was_read_has_no_round(closed: b
     forge.closed = {RED.item.number} if closed else set()
     looked = looks(forge)
     looked.context = replace(looked.context, sink=cast("Any", sink))
-    await looked.look()
+    await looked.scan()
     assert len(sink.asked) == (0 if closed else 1)
 
 
@@ -157,7 +150,9 @@ class CountingForge(FakeForge):
 
 def annotated(run: AgentTask, **look: Any) -> AgentTask:
     """A task with what the receiver writes after an event."""
-    note = {ANNOTATION_LOOK: StoredLook(at=NOON, **look).model_dump_json(exclude_defaults=True)}
+    note = {
+        ANNOTATION_RESCAN: StoredRescan(at=NOON, changes=True, **look).model_dump_json(exclude_defaults=True)
+    }
     return AgentTask(run.metadata._replace(annotations=note), run.body)
 
 
@@ -199,18 +194,18 @@ async def test_only_a_strangers_comment_is_put_off(author: str, is_put_off: bool
     looked.context = replace(looked.context, **parts)
     looked.settings = looked.settings.model_copy(update={"interval": 600.0, "bots": ("review-bot",)})
     looked.__post_init__()
-    await looked._times.look(looked.look, looked.look_at)
+    await looked._times.run_due(looked.scan, looked.scan_change)
     for _ in range(2):
         looked.ask(annotated(OneRound().run, change=8, author=author))
-        await looked._times.look(looked.look, looked.look_at)
+        await looked._times.run_due(looked.scan, looked.scan_change)
     assert forge.looks == [None, *([8] if is_put_off else [8, 8])]
-    await looked._answer()
+    await looked._remove_annotations()
     assert bool(looked._asked) is is_put_off, "its annotation stays until it is done"
     now = looked._times.wait()
     if is_put_off:
         assert now == 60
-        await looked._times.look(looked.look, looked.look_at)
-        await looked._answer()
+        await looked._times.run_due(looked.scan, looked.scan_change)
+        await looked._remove_annotations()
     assert forge.looks == [None, 8, 8]
     assert not looked._asked
 
@@ -234,12 +229,12 @@ async def test_the_next_round_waits_until_the_comment_has_the_end_of_the_one_bef
     forge, sink, tasks = FakeForge(RED), Sink(), OneRound()
     looked = looks(forge)
     looked.context = replace(looked.context, sink=cast("Any", sink), tasks=cast("Any", tasks))
-    assert await looked.look() == 0.0
+    assert await looked.scan() == 0.0
     assert not sink.asked
     record = with_round(RoundRecord(), tasks.run)
     shown = reports.report(ASKED.model_copy(update={"rounds": record}))
     forge.comments[ItemKind.CHANGE, RED.item.number] = comment(shown)
-    await looked.look()
+    await looked.scan()
     assert len(sink.asked) == 1
 
 
@@ -249,7 +244,7 @@ async def test_a_comment_that_cannot_be_written_does_not_make_looks_more_frequen
     tasks.run = AgentTask(tasks.run.metadata, {**tasks.run.body, "status": status.to_wire()})
     sink, looked = Sink(), looks(FakeForge(RED))
     looked.context = replace(looked.context, sink=cast("Any", sink), tasks=cast("Any", tasks))
-    assert await looked.look() == looked.settings.interval
+    assert await looked.scan() == looked.settings.interval
     assert not sink.asked
 
 
@@ -263,7 +258,7 @@ async def test_the_next_round_does_not_wait_for_a_comment_that_somebody_deleted(
     tasks.run = AgentTask(tasks.run.metadata._replace(labels=labels), tasks.run.body)
     looked = looks(FakeForge(RED))
     looked.context = replace(looked.context, sink=cast("Any", sink), tasks=cast("Any", tasks))
-    await looked.look()
+    await looked.scan()
     assert len(sink.asked) == 1
 
 
@@ -299,11 +294,11 @@ async def test_a_defect_is_shown_on_the_change_that_it_stops() -> None:
     parts: dict[str, Any] = {"sink": BrokenSink(), "tasks": tasks}
     looked.context = replace(looked.context, **parts)
     with pytest.raises(KeyError):
-        await looked.look()
+        await looked.scan()
     assert [event[:2] for event in tasks.events] == [(number, "ChangeSetAside") for number in (8, 9, 10)]
     assert "There is a defect in the program (KeyError: 'round')" in tasks.events[0][2]
     assert LEFT_OUT.labels("github.com")._value.get() == 3
-    assert await looked.look() <= Development().forge_retry_max, "the others are tried again later"
+    assert await looked.scan() <= Development().forge_retry_max, "the others are tried again later"
     assert [event[0] for event in tasks.events] == [8, 9, 10, 11]
 
 
@@ -325,13 +320,13 @@ async def test_a_new_comment_that_has_to_wait_holds_back_no_other_change(kind: R
     looked = looks(forge)
     looked.context = replace(looked.context, sink=cast("Any", sink))
     if kind is RequestKind.CREATE:
-        assert await looked.look() <= 1800.0
+        assert await looked.scan() <= 1800.0
         assert looked._changes.left_out.keys() == {identity_hash(one.item.identity) for one in waiting}
-        await looked.look()
+        await looked.scan()
         assert forge.reruns == ["900"] * 4, "changes that are set aside are left alone"
     else:
         with pytest.raises(NotYetError):
-            await looked.look()
+            await looked.scan()
     assert bool(sink.asked) is (kind is RequestKind.CREATE)
 
 
@@ -343,7 +338,7 @@ async def test_a_check_that_is_run_again_is_shown_with_what_the_change_waits_for
         forge.comments[key] = comment(reports.report(ASKED))
     looked = looks(forge)
     for _ in range(3):
-        await looked.look()
+        await looked.scan()
     assert forge.reruns == ["900"]
     assert "The forge was asked to run these checks again: CI / test." in forge.comments[key]
     state = read_state(forge.comments[key])
@@ -384,10 +379,10 @@ async def test_a_rerun_that_could_not_be_shown_is_shown_by_a_later_look(has_run:
     parts: dict[str, Any] = {"tasks": tasks, "links": Links("https://github.com", "coding-agent/")}
     looked.context = replace(looked.context, **parts)
     looked._changes.monotonic = lambda: now
-    await looked.look()
+    await looked.scan()
     assert looked._changes.left_out
     now += Development().forge_retry_max
-    await looked.look()
+    await looked.scan()
     assert "The forge was asked to run these checks again: CI / test." in forge.comments[ItemKind.CHANGE, 8]
     assert (forge.reruns, forge.edits) == (["900"], 1)
     state = read_state(forge.comments[ItemKind.CHANGE, 8])
@@ -403,10 +398,10 @@ async def test_rounds_that_could_not_be_shown_on_the_issue_are_shown_by_a_later_
     forge.comments[ItemKind.ISSUE, 7] = before = comment(reports.report(first))
     looked = looks(forge)
     looked._changes.monotonic = lambda: now
-    await looked.look()
+    await looked.scan()
     assert forge.comments[ItemKind.ISSUE, 7] == before
     now += Development().forge_retry_max
-    await looked.look()
+    await looked.scan()
     assert forge.comments[ItemKind.ISSUE, 7] != before
     assert forge.edits == 1
 
@@ -449,7 +444,7 @@ async def test_a_look_that_somebody_asked_for_and_that_failed_is_repeated(
     try:
         async with asyncio.timeout(60):
             await forge.looked.wait()
-            looked.ask(OneRound().run)
+            looked.ask(annotated(OneRound().run))
             await tasks.answered.wait()
     finally:
         running.cancel()
@@ -489,7 +484,7 @@ async def test_hands_off_ends_a_round_and_no_run_that_a_person_asked_for(is_labe
     labels = frozenset({"coding agent hands off"} if is_labeled else ())
     tasks, looked = Cancelling(), looks(FakeForge(replace(RED, labels=labels)))
     looked.context = replace(looked.context, tasks=cast("Any", tasks))
-    await looked.look()
+    await looked.scan()
     assert tasks.cancelled == (["uid-1"] if is_labeled else [])
 
 
@@ -545,14 +540,19 @@ class RacingForge(FakeForge):
 
     race: Race
 
+    async def remove_label(self, *_: object) -> bool:
+        return True
+
     async def find_comment(self, item: Item, marker: str) -> Comment | None:
         found = await super().find_comment(item, marker)
         if self.race.newer.spec.item == item:
             await self.race.relabel()
         return found
 
-    async def label_history(self, *_: object) -> Read[Any]:
-        return Read()
+    async def item_history(self, *_: object) -> ItemHistory:
+        names = frozenset({"coding agent"}), frozenset({"coding agent", "coding agent processing"})
+        applied = ItemEvent(1, ItemAction.LABELED, "coding agent", "alice", NOON)
+        return ItemHistory([applied], frozenset({"coding agent"}), True, *names, "bot")
 
 
 async def looked_at(forge: RacingForge, race: Race) -> None:
@@ -562,7 +562,7 @@ async def looked_at(forge: RacingForge, race: Race) -> None:
         looked.context, links=Links("https://github.com", "coding-agent/"), **parts
     )
     forge.race = race
-    await looked.look()
+    await looked.scan()
     assert race.worker is not None
     await race.worker
 

@@ -1,8 +1,8 @@
-"""The hidden line of our comment on an item: where it is in a text, and its signature.
+"""The signature of the hidden line in our comment on an item.
 
 People with rights in a repository may edit our account's comments, and later decisions rely on the state in
-the hidden line. So the line has a signature: an HMAC-SHA256 of the item's identity and of the line. `Forge`
-adds it to what it writes, and checks and removes it in what it reads. No other code sees it.
+the hidden line. So the line has a signature: an HMAC-SHA256 of the item's identity and of the line.
+`OwnComments` adds it to what it writes, and checks and removes it in what it reads. No other code sees it.
 
 Example:
     written = signed(comment(report), item, keys)
@@ -19,32 +19,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.forge.values import MARKER
+from coding_agent_core.forge.values import HIDDEN_LINE_BEGINS, MARKER, hidden_line
 from coding_agent_core.settings.model import SHORTEST_COMMENT_KEY
 from coding_agent_core.settings.section import Secrets, SecretSettings
 from coding_agent_core.task.model import Item
 
 _logger = logging.getLogger("coding_agent.forge")
-_BEGINS, _ENDS = MARKER + "{", "} -->"
-"""What stands before and after the fields of the hidden line's JSON."""
 _IGNORED = f"{MARKER}ignored {{"
 _SIGNATURE = re.compile(r"<!-- coding-agent:signature ([^\s<>]{1,300}) sha256=([0-9a-f]{64}) -->")
-
-
-def hidden_line(body: str) -> slice | None:
-    """Return where the first hidden line is in a body, without its signature.
-
-    A regular expression would search for the end again from each marker, and a stranger can write thousands.
-    """
-    start = body.find(_BEGINS)
-    while start >= 0:
-        end_of_line = body.find("\n", start)
-        limit = len(body) if end_of_line < 0 else end_of_line
-        end = body.find(_ENDS, start + len(_BEGINS), limit)
-        if end >= 0:
-            return slice(start, end + len(_ENDS))
-        start = body.find(_BEGINS, limit)
-    return None
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ def checked(body: str, item: Item, keys: Sequence[str]) -> CheckedBody:
 
 
 def _without_lines(body: str) -> str:
-    return body.replace(_BEGINS, _IGNORED)
+    return body.replace(HIDDEN_LINE_BEGINS, _IGNORED)
 
 
 def _place(item: Item) -> str:
@@ -120,18 +102,22 @@ def _mac(key: str, item: Item, place: str, line: str) -> bytes:
 
 @dataclass
 class HiddenLines:
-    """Signs and checks hidden lines with the configured keys, and logs once what does not count."""
+    """Signs and checks hidden lines with the configured keys.
+
+    A line whose signature is not valid is logged once. The keys are read for each call, because the file of a
+    key can change while the program runs.
+    """
 
     secrets: Secrets = field(default_factory=lambda: Secrets(SecretSettings()))
     _logged: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     """The last body of each item's comment that did not count."""
 
     def signed(self, item: Item, body: str) -> str:
-        """Return `signed` with the keys of now."""
+        """Return the body with its hidden line signed; unchanged if no key is configured."""
         return signed(body, item, self._keys())
 
     def checked(self, item: Item, body: str) -> CheckedBody:
-        """Return `checked` with the keys of now."""
+        """Check the signature of the body's hidden line, and log once why a line does not count."""
         if hidden_line(body) is None:
             return CheckedBody(body)
         found = checked(body, item, self._keys())

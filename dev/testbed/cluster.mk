@@ -2,7 +2,7 @@
 CLUSTER ?= $(PY) -m coding_agent_testbed.cluster
 
 .PHONY: control-plane control-plane-down test-parts
-.PHONY: cluster cluster-down cluster-status node-parts sweep-parts images try gitea
+.PHONY: cluster cluster-down cluster-status node-parts sweep-parts node-images try gitea
 
 control-plane: venv ## start an API server with its controllers but no node; prints KUBECONFIG=FILE
 	@$(CLUSTER) control-plane up
@@ -19,11 +19,11 @@ cluster-down: venv ## stop the cluster and remove everything that it left
 cluster-status: venv ## show what runs, and how to point kubectl at it
 	@$(CLUSTER) status
 
-images: venv ## build the images and load them into the cluster's node; `make try` then installs them
+node-images: venv ## build the images and load them into the cluster's node; `make try` then installs them
 	@$(CLUSTER) images
 
-try: venv ## take the steps of the quick start in a cluster, with a sandbox forge and a scripted model; prints the address to open (Linux, root)
-	@$(CLUSTER) try
+try: venv ## take the steps of the quick start in a cluster, with a sandbox forge and a scripted model; prints the address to open (RUNTIME=gvisor; Linux, root)
+	@$(CLUSTER) try $(if $(RUNTIME),--runtime $(RUNTIME))
 
 gitea: venv ## build Gitea, a forge that this project did not write; `make e2e` and `make sweep` do so too
 	@$(CLUSTER) build gitea

@@ -55,12 +55,12 @@ AGENT = "pydantic_ai,openai,coding_agent_consumer"
 IMAGES = {
     "receiver": Contents(
         "coding_agent_core,coding_agent_receiver,coding_agent_tokens,cryptography,fastapi,httpx2,kubernetes.aio,pika",
-        f"kopf,jinja2,coding_agent_operator,coding_agent_user_config,{AGENT}",
+        f"httpx,kopf,jinja2,coding_agent_operator,coding_agent_user_config,{AGENT}",
         megabytes=52,
     ),
     "operator": Contents(
         "coding_agent_core,coding_agent_operator.reporter,kopf,httpx2,jwt",
-        "fastapi,limits,pika,jinja2,rich,kubectl_agenttask,coding_agent_receiver,coding_agent_user_config,"
+        "fastapi,httpx,limits,pika,jinja2,rich,kubectl_agenttask,coding_agent_receiver,coding_agent_user_config,"
         f"{AGENT}",
         megabytes=48,
     ),
@@ -71,12 +71,12 @@ IMAGES = {
     ),
     "user-config": Contents(
         "coding_agent_core,coding_agent_user_config,fastapi",
-        f"kopf,kubernetes,pika,httpx2,coding_agent_receiver,coding_agent_operator,{AGENT}",
+        f"kopf,kubernetes,pika,httpx,httpx2,coding_agent_receiver,coding_agent_operator,{AGENT}",
         megabytes=17,
     ),
     "egress": Contents(
         "coding_agent_core,coding_agent_egress",
-        f"kopf,kubernetes,pika,httpx2,coding_agent_receiver,coding_agent_operator,{AGENT}",
+        f"kopf,kubernetes,pika,httpx,httpx2,coding_agent_receiver,coding_agent_operator,{AGENT}",
         megabytes=70,
     ),
     "sandbox": Contents(

@@ -258,9 +258,8 @@ def _add_many(add: Callable[..., argparse.ArgumentParser]) -> None:
     pruning = add("prune", _later("prune.prune"), "delete tasks that ended long ago", named=False)
     pruning.description = (
         "Delete tasks that ended long ago. A task records that its label has had its run. So a task "
-        "stays if it has not ended, if the reporter has not shown its end on the item yet, if it is the "
-        "first run of an item of which another run stays, or if the budget of this month counts what it "
-        "spent. The operator deletes ended tasks too, by default after 7 days "
+        "stays if it has not ended, if the reporter has not shown its end on the item yet, or if the budget "
+        "of this month counts what it spent. The operator deletes ended tasks too, by default after 7 days "
         "(operator.policy.keep_finished)."
     )
     pruning.add_argument(
@@ -305,6 +304,22 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="OWNER/REPO",
         help="a repository in which the agent works; can be repeated",
     )
+    command.add_argument(
+        "--owner",
+        default="",
+        metavar="OWNER",
+        help="work in all repositories of this organization, group or person in which the account may push",
+    )
+    command.add_argument(
+        "--topic", default="", metavar="TOPIC", help="with --owner: only in repositories with this topic"
+    )
+    command.add_argument(
+        "--profile",
+        choices=["team", "minimal"],
+        default="team",
+        help="team: rounds, budgets, egress proxy, transcripts and commands, where they are possible; "
+        "minimal: none of them (default: %(default)s)",
+    )
     command.add_argument("--provider", metavar="NAME", help="format of the model's API (default: openai)")
     command.add_argument("--model-url", metavar="URL", help="address of the model's API")
     command.add_argument("--model", metavar="MODEL", help="name of the model")
@@ -314,6 +329,13 @@ def _add_init(add: Callable[..., argparse.ArgumentParser]) -> None:
         default="",
         metavar="URL",
         help="create webhooks to this address of the receiver (default: poll only)",
+    )
+    command.add_argument(
+        "--gateway",
+        default="",
+        metavar="NS/NAME",
+        help="with --webhook: the Gateway for an HTTPRoute, or `none` for an Ingress (default: the cluster's "
+        "only Gateway; an Ingress if it has none)",
     )
     command.add_argument("--github-app", action="store_true", help="use a GitHub App instead of a token")
     command.add_argument(

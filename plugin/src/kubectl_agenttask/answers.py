@@ -79,6 +79,7 @@ class InitInput:
     Attributes:
         settings: the forge and the model, with token and key.
         token, model_key: empty if there is none.
+        owner: the owner of all repositories, if it was given instead of them.
         webhook_url: the whole address of the receiver for this forge; empty to poll only.
     """
 
@@ -89,6 +90,7 @@ class InitInput:
     model_key: str
     webhook_url: str
     registry: str
+    owner: str = ""
 
     @property
     def llm(self) -> LLM:
@@ -172,10 +174,7 @@ def collect(
         variable = variable_of(platform, "personal_access_token")
         token = environment.get(variable) or stored.token.at(api_url)
         token = token or asker.password(f"Token of the agent's account at {title}", variable)
-    repositories = tuple(arguments.repo or ()) or tuple(
-        asker.text("Repositories, as OWNER/NAME, with spaces between", "--repo").split()
-    )
-    _check_repositories(repositories)
+    repositories = _repositories(arguments, asker)
     llm, key = _model(arguments, asker, stored, environment)
     forge = {"api_url": api_url, "personal_access_token": token}
     try:
@@ -190,7 +189,25 @@ def collect(
         model_key=key,
         webhook_url=_webhook_url(arguments.webhook, platform),
         registry=arguments.registry,
+        owner=arguments.owner,
     )
+
+
+def _repositories(arguments: Namespace, asker: Asker) -> tuple[str, ...]:
+    """Return the repositories that a person names; none if `--owner` stands for them."""
+    if arguments.owner and arguments.repo:
+        raise UsageError("--owner and --repo: give one of them")
+    if arguments.owner and arguments.github_app:
+        raise UsageError("--owner: a GitHub App works in the repositories that --repo names; leave it out")
+    if arguments.topic and not arguments.owner:
+        raise UsageError("--topic: it chooses among the repositories of --owner, which is missing")
+    if arguments.owner:
+        return ()
+    repositories = tuple(arguments.repo or ()) or tuple(
+        asker.text("Repositories, as OWNER/NAME, with spaces between", "--repo").split()
+    )
+    _check_repositories(repositories)
+    return repositories
 
 
 def _model(

@@ -25,6 +25,9 @@ from pydantic import Field, ValidationError
 from kubectl_agenttask import PluginError, UsageError
 
 _LEVELS = ("read", "write")
+_EARLY = {"checks": "write"}
+"""No token gets this yet. Every owner has to accept what an App asks for later, so the manifest asks before
+the first release; a later one can then report the verification as a check run."""
 _TIMEOUT = 30.0
 _CODE = re.compile(r"[0-9A-Za-z_-]{8,128}")
 _PAGE = """<!doctype html>
@@ -76,14 +79,14 @@ class Registration:
         return web_base(self.api_url)
 
     def manifest(self) -> dict[str, object]:
-        """Return the manifest, with the permissions that the programs need and no others."""
+        """Return the manifest, with the permissions that the programs need and will need."""
         fields: dict[str, object] = {
             "name": self.name,
             "url": self.web,
             # GitHub adds the code to this address. The page exists, so the browser shows no error.
             "redirect_url": f"{self.web}/settings/apps",
             "public": False,
-            "default_permissions": needed_permissions(),
+            "default_permissions": asked_permissions(),
         }
         if self.webhook_url:
             fields["hook_attributes"] = {"url": self.webhook_url, "active": True}
@@ -126,9 +129,9 @@ class Registration:
             ) from None
 
 
-def needed_permissions() -> dict[str, str]:
-    """Return the permissions of all purposes, the higher level of each."""
-    found: dict[str, str] = {}
+def asked_permissions() -> dict[str, str]:
+    """Return the higher level of each permission of all purposes, and what is asked for early."""
+    found = dict(_EARLY)
     for purpose in Purpose:
         for name, level in permissions_for(purpose, "owner/name").required.items():
             known = found.get(name, level)

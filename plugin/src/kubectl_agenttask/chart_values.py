@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
 from coding_agent_core.platforms.registry import Platform
 
+from kubectl_agenttask import UsageError
 from kubectl_agenttask.answers import InitInput
 from kubectl_agenttask.destinations import Destination, network_values
 
@@ -28,6 +30,50 @@ _HEAD = (
 )
 
 
+@dataclass(frozen=True)
+class Gateway:
+    """A Gateway of the Gateway API."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def chosen_gateway(
+    flag: str, webhook_url: str, earlier: Mapping[str, Any], found: Sequence[Gateway]
+) -> Gateway | None:
+    """Return the Gateway through which webhooks come; `None` for an Ingress, or without webhooks.
+
+    Args:
+        flag: what `--gateway` says.
+        earlier: the values of an earlier file, whose Ingress stays.
+        found: the Gateways of the cluster.
+
+    Raises:
+        UsageError: a person must choose, or the flag is wrong.
+    """
+    if not webhook_url:
+        return None
+    if flag:
+        namespace, _, name = flag.partition("/")
+        if flag == "none":
+            return None
+        if not namespace or not name:
+            raise UsageError(f"--gateway {flag}: write NAMESPACE/NAME, or none")
+        return Gateway(namespace, name)
+    if (earlier.get("ingress") or {}).get("enabled"):
+        return None
+    parents = (earlier.get("httpRoute") or {}).get("parentRefs") or ()
+    for parent in parents:
+        return Gateway(parent.get("namespace", ""), parent["name"])
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise UsageError(f"--gateway is missing: the cluster has {names}. Choose one, or none for an Ingress")
+    return found[0] if found else None
+
+
 def token_secret(platform: Platform) -> str:
     """Return the name of the Secret with the forge's token."""
     return f"{platform}-token"
@@ -41,6 +87,7 @@ def chart_values(
     app_id: int | None,
     *,
     earlier: Mapping[str, Any],
+    gateway: Gateway | None = None,
 ) -> dict[str, Any]:
     """Return the values for `merged`, which removes those that are `None` from an earlier file.
 
@@ -50,6 +97,7 @@ def chart_values(
         destinations: the APIs of `forge` and `model`, as the values call them.
         app_id: the GitHub App that gives the tokens, instead of a personal token.
         earlier: the values of an earlier file.
+        gateway: the Gateway through which webhooks come; `None` for an Ingress.
     """
     platform = answers.platform
     secrets: dict[str, Any] = {}
@@ -67,10 +115,11 @@ def chart_values(
     values["secrets"] = secrets
     if answers.webhook_url:
         secrets["webhook"] = {"existingSecret": WEBHOOK_SECRET}
-        values |= {"receiver": {"enabled": True}, "ingress": _ingress(answers.webhook_url)}
+        values |= {"receiver": {"enabled": True}} | _outside(answers.webhook_url, gateway)
         values["polling"] = {"enabled": True}
     else:
         values |= {"receiver": {"enabled": False}, "ingress": {"enabled": False}}
+        values["httpRoute"] = {"enabled": None}
         values["polling"] = {"enabled": True, "schedule": EVERY_MINUTE}
     forge: dict[str, Any] = {"api_url": answers.settings.forge(platform).api_url, "account": account}
     if platform is Platform.GITHUB:
@@ -99,14 +148,35 @@ def _llm(answers: InitInput) -> dict[str, Any]:
     }
 
 
-def _ingress(webhook_url: str) -> dict[str, Any]:
+def _outside(webhook_url: str, gateway: Gateway | None) -> dict[str, Any]:
+    """Return the values of the one object that leads webhooks to the receiver."""
     parts = urlsplit(webhook_url)
+    if gateway is not None:
+        parent = {"name": gateway.name, "namespace": gateway.namespace}
+        route = {"enabled": True, "parentRefs": [parent], "hostnames": [parts.hostname]}
+        return {"httpRoute": route, "ingress": {"enabled": False}}
     tls = {"enabled": True, "secretName": TLS_SECRET} if parts.scheme == "https" else {"enabled": False}
-    return {"enabled": True, "host": parts.hostname, "tls": tls}
+    ingress = {"enabled": True, "host": parts.hostname, "tls": tls}
+    return {"ingress": ingress, "httpRoute": {"enabled": None}}
+
+
+def deep_merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over` in it; `None` stays, because `merged` needs it."""
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            result[key] = deep_merged(below, value)
+        else:
+            result[key] = value
+    return result
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the values of `over` in it. `None` removes a value, and no mapping is left empty."""
+    """Return a copy of `base` with `over` merged into it at every depth.
+
+    `None` removes a key, and so does a mapping that `over` leaves empty.
+    """
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)

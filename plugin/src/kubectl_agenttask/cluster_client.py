@@ -34,13 +34,7 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException, NotFoundException
 from kubernetes.watch import Watch
 
-from kubectl_agenttask import (
-    ConfigurationError,
-    DeniedError,
-    NotFoundError,
-    PluginError,
-    UnreachableError,
-)
+from kubectl_agenttask import ConfigurationError, DeniedError, NotFoundError, PluginError, UnreachableError
 from kubectl_agenttask.argument_types import similar
 from kubectl_agenttask.references import Reference
 
@@ -280,7 +274,7 @@ class ClusterAccess:
     def create(self, manifest: Body) -> AgentTask:
         """Create a task and return it.
 
-        It names our account as its creator if the API server tells us the account.
+        The task names our account as its creator, if the API server tells us the account.
         """
         name, metadata = Metadata.of(manifest).name, manifest["metadata"]
         if account := self._account():

@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 from coding_agent_core.platforms.registry import FACTS, Platform
-from coding_agent_core.task.admission import free_run, latest_of, runs_of
 from coding_agent_core.task.agenttask import (
     LABEL_DEFAULTED,
     NOT_ENDED,
@@ -24,6 +23,7 @@ from coding_agent_core.task.agenttask import (
 from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger, item_of
 from coding_agent_core.task.objects import Metadata
 from coding_agent_core.task.runners import RunnerName
+from coding_agent_core.task.runs import next_run, runs_of, works
 
 from kubectl_agenttask import (
     DeniedError,
@@ -457,10 +457,15 @@ def _item_to_run(session: Session, arguments: Namespace) -> tuple[Item, str]:
 def _next_task(session: Session, request: TaskRequest, **options: Any) -> dict[str, Any]:
     """Return the manifest of the item's next run. Limits that are `None` are the operator's defaults."""
     listed = session.cluster.runs(request.item)
-    run_number, waits_for = _next_number(request.item, listed)
-    if waits_for:
-        session.notes.print(f"The new task starts when {waits_for}, which is being cancelled, has ended.")
-    return manifest(request, run=free_run(request.item, run_number, listed), **options)
+    runs = runs_of(request.item, listed)
+    if runs and works(runs[-1]):
+        raise PluginError(
+            f"{runs[-1].name} is working on {request.item.display}: follow it with `kubectl agenttask logs "
+            f"-f {runs[-1].name}`, or `kubectl agenttask cancel {runs[-1].name}` first."
+        )
+    if runs and not runs[-1].over:
+        session.notes.print(f"The new task starts when {runs[-1].name}, which is being cancelled, has ended.")
+    return manifest(request, run=next_run(request.item, runs, listed), **options)
 
 
 def _create(session: Session, task: dict[str, Any], priority: int) -> AgentTask:
@@ -500,21 +505,6 @@ def _check_wait(arguments: Namespace) -> None:
     """Refuse a time limit that would limit nothing, before a task is created."""
     if arguments.timeout is not None and not arguments.wait:
         raise UsageError("--timeout limits how long --wait waits: give --wait too")
-
-
-def _next_number(item: Item, listed: list[AgentTask]) -> tuple[int, str | None]:
-    """Return the number of the next run, and the name of the run that must end before it, if any."""
-    latest = latest_of(runs_of(item, listed))
-    if latest is None:
-        return 1, None
-    if latest.terminal:
-        return latest.run + 1, None
-    if latest.cancel_requested:
-        return latest.run + 1, latest.name
-    raise PluginError(
-        f"{latest.name} is working on {item.display}: follow it with "
-        f"`kubectl agenttask logs -f {latest.name}`, or `kubectl agenttask cancel {latest.name}` first."
-    )
 
 
 def _by_hand(session: Session) -> Trigger:

@@ -34,6 +34,7 @@ from kubectl_agenttask.findings import (
 from kubectl_agenttask.forge_checks import ForgeExamination, credential, repositories_of
 from kubectl_agenttask.installation import Installation, Right, component_of, mounted_secrets, settings_of
 from kubectl_agenttask.model_check import ask_model
+from kubectl_agenttask.profile import what_is_off
 from kubectl_agenttask.schema_check import check_schema, read_definition
 from kubectl_agenttask.services import UnknownPodsError, destination_of, pods_behind
 from kubectl_agenttask.session import Session
@@ -125,6 +126,7 @@ class _Examination:
         except SettingsError as error:
             yield wrong("settings", f"the programs cannot read their settings: {error}")
             return
+        yield from what_is_off(settings)
         for about, check in (("storage", self._storage), ("egress", self._egress), ("model", self._model)):
             yield from _guarded(about, partial(check, settings))
         try:
@@ -230,8 +232,11 @@ class _Examination:
             )
 
     def _egress(self, settings: Settings) -> Iterator[Finding]:
-        """Compare the NetworkPolicy of attempts with the addresses of model and forge, as known here."""
-        rules = self._installation.egress_rules()
+        """Compare the NetworkPolicy with the addresses of model and forge, as known here.
+
+        It is the policy of attempts, or of the egress proxy through which they go.
+        """
+        rules = self._installation.egress_rules("attempt")
         if rules is None:
             yield warning(
                 "egress", "no NetworkPolicy selects attempts, so commands can reach the whole cluster"
@@ -239,7 +244,9 @@ class _Examination:
             return
         if settings.egress.proxy:
             yield ok("egress", f"attempts use the proxy {settings.egress.proxy}")
-            return
+            rules = self._installation.egress_rules("egress")
+            if rules is None or settings.egress.parent is not None:
+                return  # the proxy of another release, or one that goes through the company's
         urls = {"model": settings.llm.address}
         for platform in Platform:
             if settings.forge(platform).connectable:

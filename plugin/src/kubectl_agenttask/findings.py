@@ -44,6 +44,8 @@ class Level(StrEnum):
     OK = "ok"
     WARNING = "warning"
     """It works now, but somebody should act."""
+    OFF = "off"
+    """A feature that the installation does not use."""
     WRONG = "wrong"
     UNKNOWN = "unknown"
     """It could not be checked."""
@@ -73,6 +75,10 @@ def ok(about: str, text: str) -> Finding:
 
 def warning(about: str, text: str) -> Finding:
     return Finding(Level.WARNING, about, text)
+
+
+def off(about: str, text: str) -> Finding:
+    return Finding(Level.OFF, about, text)
 
 
 def wrong(about: str, text: str) -> Finding:
@@ -353,7 +359,7 @@ def unknown_pods(name: str, destination: Destination, reason: str) -> Finding:
 
 
 def egress_finding(section: str, at: Destination, rules: Sequence[Mapping[str, Any]]) -> Finding:
-    """Compare the egress rules for attempts with a destination.
+    """Compare the egress rules for attempts, or for their proxy, with a destination.
 
     Args:
         section: the section of `networkPolicy`: `forge` or `model`.
@@ -369,12 +375,12 @@ def egress_finding(section: str, at: Destination, rules: Sequence[Mapping[str, A
     if at.pods is not None:
         return wrong(
             "egress",
-            f"the NetworkPolicy of attempts does not name the pods behind {at.host}: run init again, or set "
+            f"the NetworkPolicy does not name the pods behind {at.host}: run init again, or set "
             f"networkPolicy.{section}.to and networkPolicy.{section}.ports",
         )
     return wrong(
         "egress",
-        f"the NetworkPolicy of attempts blocks {at.host}:{port} ({at.address}): add them to "
+        f"the NetworkPolicy blocks {at.host}:{port} ({at.address}): add them to "
         f"networkPolicy.{section}.cidrs and networkPolicy.{section}.ports",
     )
 

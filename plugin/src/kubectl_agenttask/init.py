@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.platforms.registry import Platform
+from coding_agent_core.runtime.retry import RetryPolicy
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.section import SecretSettings
 from coding_agent_forges.connect import connect_forge
@@ -52,28 +52,40 @@ from kubectl_agenttask.chart_values import (
     TOKEN_KEY,
     WEBHOOK_SECRET,
     chart_values,
+    chosen_gateway,
+    deep_merged,
     merged,
     token_secret,
     values_text,
 )
 from kubectl_agenttask.destinations import Destination
+from kubectl_agenttask.files import read_values, write
 from kubectl_agenttask.findings import (
     Finding,
     Level,
     clock_findings,
+    ok,
     repository_findings,
     token_findings,
     unknown_pods,
+    warning,
     wrong,
 )
 from kubectl_agenttask.forge_checks import QUICK, app_findings
+from kubectl_agenttask.images import provide_images, wanted_images
 from kubectl_agenttask.installation import Installation, Right, Written
-from kubectl_agenttask.model_check import ask_model
+from kubectl_agenttask.model_check import ask_model, price_currency
+from kubectl_agenttask.profile import Choice, Profile, ProfileFacts, choices
+from kubectl_agenttask.repositories import Progress, RepositorySuggestions, counted, offer, suggestions_of
 from kubectl_agenttask.services import UnknownPodsError, destination_of, pods_behind
 from kubectl_agenttask.session import Session
 
 NOTE_APP_ID, NOTE_APP_ACCOUNT = "coding-agent.dev/github-app-id", "coding-agent.dev/github-app-account"
 _WEBHOOK_SECRET_BYTES = 32
+_NAMED = 5
+"""The most repositories that a question names."""
+_PATIENT = RetryPolicy(tries=5, total=300.0)
+"""For hundreds of repositories: a forge asks for a pause of a minute after too many writes."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,10 @@ class GitHubApp:
     private_key: str
 
     def settings(self) -> App:
-        """Return the App's section of the settings. The text of the path is shown in messages."""
+        """Return the App's section of the settings.
+
+        Its `private_key_file` is no file: messages show it to say which Secret has the key. `key` is the key.
+        """
         return App(app_id=self.app_id, private_key_file=Path(f"{APP_KEY} in the Secret {APP_SECRET}"))
 
     @property
@@ -95,10 +110,16 @@ class GitHubApp:
 
 @dataclass(frozen=True)
 class InitChecks:
-    """The results of all checks, and the login of the agent's account."""
+    """The results of all checks.
+
+    Attributes:
+        account: the login of the agent's account.
+        usable: the repositories in which the agent can work.
+    """
 
     findings: tuple[Finding, ...]
     account: str
+    usable: tuple[str, ...]
 
     @property
     def failed(self) -> int:
@@ -136,19 +157,21 @@ class _Initializer:
 
     def run(self) -> None:
         file = Path(self._arguments.values)
-        earlier = _read_values(file)
+        earlier = read_values(file)
         platform = platform_of(self._arguments, self._asker)
         answers = collect(self._arguments, platform, self._asker, self._stored(token_secret(platform)))
         app = self._app(answers) if self._arguments.github_app else None
+        gateways = self._installation.gateways() if answers.webhook_url else ()
+        gateway = chosen_gateway(self._arguments.gateway, answers.webhook_url, earlier, gateways)
         forge = _connect(answers, app)
         setup = setup_of(forge)
         try:
-            try:
-                scope = setup.poll_scope(answers.repositories)
-            except ValueError as error:
-                raise UsageError(f"--repo: {error}") from error
+            answers = self._with_repositories(answers, setup)
+            scope = _poll_scope(answers, setup)
             checked = self._check(answers, setup, app)
+            answers = replace(answers, repositories=checked.usable)
             self._confirm(answers, checked)
+            chosen, suggested = self._choose(answers, setup, earlier)
             self._write_cluster(answers, app)
             self._runner.run(self._write_forge(answers, setup, app))
         except ForgeError as error:
@@ -160,9 +183,71 @@ class _Initializer:
             "model": self._destination("model", answers.llm.address),
         }
         app_id = None if app is None else app.app_id
-        values = chart_values(answers, checked.account, scope, destinations, app_id, earlier=earlier)
+        values = chart_values(
+            answers, checked.account, scope, destinations, app_id, earlier=earlier, gateway=gateway
+        )
+        for choice in chosen:
+            values = deep_merged(values, choice.values)
         self._write_values(file, earlier, values)
-        self._say_next(answers)
+        self._say_choices(chosen)
+        self._say_suggestions(suggested)
+        registry, tag = wanted_images(answers.registry, earlier)
+        self._say_next(answers, provide_images(self._asker, registry, tag, self._arguments.chart))
+
+    def _with_repositories(self, answers: InitInput, setup: ForgeSetup) -> InitInput:
+        """Return the input with the repositories of the owner, if a person named one."""
+        if not answers.owner:
+            return answers
+        topic = self._arguments.topic
+        found = self._runner.run(setup.repositories_of(answers.owner, topic))
+        if not found:
+            of = f"{answers.owner} with the topic {topic}" if topic else answers.owner
+            raise PluginError(
+                f"the agent's account sees no repository of {of}: invite it, or check the name. Nothing was "
+                "changed."
+            )
+        self._say(f"{answers.owner} has {counted(len(found))} that the agent's account sees.")
+        return replace(answers, repositories=found)
+
+    def _choose(
+        self, answers: InitInput, setup: ForgeSetup, earlier: Mapping[str, Any]
+    ) -> tuple[tuple[Choice, ...], dict[str, RepositorySuggestions]]:
+        """Return what the profile chooses, and what the files of the repositories suggest."""
+        profile = Profile(self._arguments.profile)
+        if profile is Profile.MINIMAL:
+            return (), {}
+        progress = Progress(len(answers.repositories))
+
+        def tell(repository: str) -> None:
+            if progress.total > progress.many:
+                self._session.notes.print(progress.next(f"reading files of {repository}"), soft_wrap=True)
+
+        suggested = self._runner.run(suggestions_of(setup, answers.repositories, tell))
+        config = earlier.get("config") or {}
+        facts = ProfileFacts(
+            webhook=bool(answers.webhook_url),
+            currency=price_currency(answers.llm, (config.get("llm") or {}).get("prices") or {}),
+            presets={name: one.presets for name, one in suggested.items()},
+            storage=self._installation.storage(),
+            earlier=earlier,
+        )
+        return choices(profile, facts), suggested
+
+    def _say_choices(self, chosen: tuple[Choice, ...]) -> None:
+        if chosen:
+            values = self._arguments.values
+            self._say(f"\nThe profile {self._arguments.profile} (change it in {values}; your values stay):\n")
+        for choice in chosen:
+            self._say(choice.line)
+
+    def _say_suggestions(self, suggested: Mapping[str, RepositorySuggestions]) -> None:
+        """Offer the `.coding-agent.yaml` that CI files suggest. Only people put it into a repository."""
+        shown, files = offer(suggested, Path(self._arguments.values).with_suffix(".suggestions"))
+        for file, text in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write(file, text)
+        for line in shown.splitlines():
+            self._say(plain(line))
 
     def _stored(self, token_name: str) -> StoredCredentials:
         """Return what an earlier run stored, so that a second run needs no token."""
@@ -231,7 +316,7 @@ class _Initializer:
         if self._arguments.code:
             return code_of(self._arguments.code)
         page = Path(self._arguments.values).resolve().with_name("register-github-app.html")
-        _write(page, registration.page())
+        write(page, registration.page())
         self._say(f"Open {page.as_uri()} in a browser and confirm the App at GitHub.")
         self._say("Then copy the address of the page that GitHub shows: it contains code=…")
         if not self._asker.interactive:
@@ -241,33 +326,48 @@ class _Initializer:
     def _check(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> InitChecks:
         """Check everything that can be checked without a change, and print it."""
         findings = list(self._own_clock())
+        usable = answers.repositories
         if app is not None:
             account = app.account
             section = _app_section(answers, app)
             findings += self._runner.run(app_findings(section, app.key, answers.repositories))
             findings += self._app_webhook(answers)
         else:
-            account, of_token = self._runner.run(self._token_checks(answers, setup))
+            account, of_token, usable = self._runner.run(self._token_checks(answers, setup))
             findings += of_token
         findings.append(ask_model(answers.llm, answers.model_key, key_place(answers.llm)))
         for finding in findings:
             self._session.out.print(finding.line, soft_wrap=True)
-        return InitChecks(tuple(findings), account)
+        return InitChecks(tuple(findings), account, usable)
 
-    async def _token_checks(self, answers: InitInput, setup: ForgeSetup) -> tuple[str, list[Finding]]:
-        """Return the login of the token's account, empty if the forge refuses the token, and the findings."""
+    async def _token_checks(
+        self, answers: InitInput, setup: ForgeSetup
+    ) -> tuple[str, list[Finding], tuple[str, ...]]:
+        """Return the login of the token's account, the findings, and the repositories that can be used.
+
+        The login is empty if the forge refuses the token.
+        """
         place = f"the variable {variable_of(answers.platform, 'personal_access_token')}"
         try:
             token = await setup.token()
         except ForgeError as error:
-            return "", [wrong("token", str(error))]
+            return "", [wrong("token", str(error))], ()
         host, now = setup.forge.host, self._session.clock()
         found = token_findings(token, host, place, now)
         if token.at is not None:
             found += clock_findings(host, token.at, now)
+        usable = []
         for repository in answers.repositories:
-            found += await _repository_checks(answers, setup, repository, token.login)
-        return token.login, found
+            checks = await _repository_checks(answers, setup, repository, token.login)
+            bad = [one for one in checks if one.level is Level.WRONG]
+            if not bad:
+                usable.append(repository)
+            # Nobody named these repositories, so one that cannot be used is left out and stops nothing.
+            found += [warning(one.about, f"left out: {one.text}") for one in bad] if answers.owner else checks
+        if answers.owner:
+            about = f"{token.login} may read, label and push in {counted(len(usable))} of {answers.owner}"
+            found.append(ok("repository", about) if usable else wrong("repository", about))
+        return token.login, found, tuple(usable)
 
     def _app_webhook(self, answers: InitInput) -> list[Finding]:
         """Warn if the App has no webhook of ours: it gets one, and we its secret, only at registration."""
@@ -295,7 +395,9 @@ class _Initializer:
             )
         if not self._asker.interactive:
             return
-        places = ", ".join(answers.repositories)
+        places = ", ".join(answers.repositories[:_NAMED])
+        if (more := len(answers.repositories) - _NAMED) > 0:
+            places += f" and {more} more"
         what = "labels and webhooks" if answers.webhook_url else "labels"
         question = f"Write Secrets to namespace {self._installation.namespace}, and {what} to {places}? [Y/n]"
         if self._asker.text(question, "--yes", "").lower() not in ("", "y", "yes"):
@@ -319,14 +421,20 @@ class _Initializer:
     async def _write_forge(self, answers: InitInput, setup: ForgeSetup, app: GitHubApp | None) -> None:
         """Create labels and, if asked for, webhooks. The App's own webhook serves all repositories."""
         wanted = labels_of(answers.settings.forge(answers.platform))
+        if answers.owner:
+            wanted = wanted[
+                :1
+            ]  # it creates the others when it needs them; forges limit writes to 80 a minute
+        progress = Progress(len(answers.repositories))
         for repository in answers.repositories:
             there = await setup.labels(repository)
+            shown = progress.next(repository)
             for label in wanted:
                 state = Written.KEPT
                 if label.name not in there:
                     await setup.create_label(repository, label)
                     state = Written.CREATED
-                self._changed("label", f"{repository}: {label.name}", state)
+                self._changed("label", f"{shown}: {label.name}", state)
         if answers.webhook_url and app is None:
             await self._write_webhooks(setup, answers)
 
@@ -352,12 +460,13 @@ class _Initializer:
         secret = secret or secrets.token_urlsafe(_WEBHOOK_SECRET_BYTES)
         written = self._installation.write_secret(WEBHOOK_SECRET, {answers.platform.value: secret})
         self._changed("secret", WEBHOOK_SECRET, written)
+        progress = Progress(len(answers.repositories))
         for repository in answers.repositories:
             state = Written.KEPT
             if repository not in having:
                 await setup.create_webhook(repository, url, secret)
                 state = Written.CREATED
-            self._changed("webhook", f"{repository} to {url}", state)
+            self._changed("webhook", f"{progress.next(repository)} to {url}", state)
 
     def _known_webhook_secret(self, platform: Platform) -> str:
         """Return the webhook's secret; empty if there is none yet."""
@@ -380,12 +489,14 @@ class _Initializer:
         state = Written.KEPT
         if not file.exists() or wanted != earlier:
             state = Written.CHANGED if file.exists() else Written.CREATED
-            _write(file, values_text(wanted))
+            write(file, values_text(wanted))
         self._changed("values", str(file), state)
 
-    def _say_next(self, answers: InitInput) -> None:
+    def _say_next(self, answers: InitInput, before: str) -> None:
         arguments = self._arguments
         label = answers.settings.forge(answers.platform).bot_label
+        if before:
+            self._say(before)
         wait = "" if answers.webhook_url else " (the poll needs up to a minute)"
         self._say(
             "\nNow install it:\n\n"
@@ -416,9 +527,19 @@ def labels_of(settings: Labels) -> tuple[NewLabel, ...]:
     return tuple(labels)
 
 
+def _poll_scope(answers: InitInput, setup: ForgeSetup) -> dict[str, object]:
+    if answers.owner:
+        return setup.owner_scope(answers.owner)
+    try:
+        return setup.poll_scope(answers.repositories)
+    except ValueError as error:
+        raise UsageError(f"--repo: {error}") from error
+
+
 def _connect(answers: InitInput, app: GitHubApp | None) -> Forge:
     if app is None:
-        return connect_forge(answers.settings, answers.platform, policy=QUICK)
+        policy = _PATIENT if answers.owner else QUICK
+        return connect_forge(answers.settings, answers.platform, policy=policy)
     tokens = connect_app(_app_section(answers, app), policy=QUICK, key=app.key)
     return connect_forge(answers.settings, answers.platform, policy=QUICK, token=AppTokenSource(tokens))
 
@@ -447,38 +568,3 @@ async def _repository_checks(
             )
         )
     return findings
-
-
-def _read_values(file: Path) -> dict[str, Any]:
-    """Return the values of an earlier file; empty if there is none.
-
-    Raises:
-        UsageError: the file has no values.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UsageError(f"--values {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--values {file}: the file is not text in UTF-8") from error
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--values {file}: the file is not YAML: {error}") from error
-    if found is not None and not isinstance(found, dict):
-        raise UsageError(f"--values {file}: the file must contain a mapping")
-    return found or {}
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{file} cannot be written ({error.strerror}): choose another --values") from error

@@ -22,7 +22,9 @@ from kubernetes import client
 from kubernetes.client.exceptions import NotFoundException
 
 from kubectl_agenttask import DeniedError
+from kubectl_agenttask.chart_values import Gateway
 from kubectl_agenttask.cluster_client import Body, ClusterAccess, sentences
+from kubectl_agenttask.profile import ClusterStorage, StorageClass
 
 _TIMEOUT = 10
 """Maximum number of seconds for one request."""
@@ -30,6 +32,7 @@ _FIELD_MANAGER = "kubectl-agenttask"
 _OURS = "app.kubernetes.io/part-of=coding-agent"
 COMPONENT = "app.kubernetes.io/component"
 CONFIG_KEY = "config.yaml"
+_DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 
 class Written(StrEnum):
@@ -167,13 +170,13 @@ class Installation:
                 return None
         return dict(json.loads(found.data))
 
-    def egress_rules(self) -> list[Body] | None:
-        """Return the egress rules for attempts; `None` if no NetworkPolicy selects them."""
+    def egress_rules(self, component: str) -> list[Body] | None:
+        """Return the egress rules for attempts or a program; `None` if no NetworkPolicy selects them."""
         networking: Any = client.NetworkingV1Api(self._api_client)
         with sentences("list networkpolicies"):
             found = networking.list_namespaced_network_policy(
                 self.namespace,
-                label_selector=f"{_OURS},{COMPONENT}=attempt",
+                label_selector=f"{_OURS},{COMPONENT}={component}",
                 _preload_content=False,
                 _request_timeout=_TIMEOUT,
             )
@@ -201,6 +204,39 @@ class Installation:
                 return f"https://{route['spec']['hostnames'][0]}"
         return ""
 
+    def gateways(self) -> tuple[Gateway, ...]:
+        """Return the Gateways of the cluster; empty if it has none, or if we may not list them."""
+        custom: Any = client.CustomObjectsApi(self._api_client)
+        listed: Body = {"items": []}
+        with suppress(DeniedError), sentences("list gateways"), suppress(NotFoundException):
+            listed = custom.list_cluster_custom_object(
+                "gateway.networking.k8s.io", "v1", "gateways", _request_timeout=_TIMEOUT
+            )
+        found = [Metadata.of(one) for one in listed["items"]]
+        return tuple(Gateway(one.namespace, one.name) for one in found)
+
+    def storage(self) -> ClusterStorage:
+        """Return the StorageClasses and the number of nodes; nothing of what we may not list."""
+        storage: Any = client.StorageV1Api(self._api_client)
+        try:
+            with sentences("list storageclasses"):
+                classes = storage.list_storage_class(_request_timeout=_TIMEOUT).items
+            with sentences("list nodes"):
+                nodes = len(self._core.list_node(_request_timeout=_TIMEOUT).items)
+        except DeniedError:
+            return ClusterStorage()
+        return ClusterStorage(
+            nodes,
+            tuple(
+                StorageClass(
+                    one.metadata.name,
+                    one.provisioner,
+                    (one.metadata.annotations or {}).get(_DEFAULT_CLASS) == "true",
+                )
+                for one in classes
+            ),
+        )
+
     def storage_class(self, name: str) -> bool:
         """Whether the cluster has a StorageClass; for an empty name, whether it has a default one."""
         storage: Any = client.StorageV1Api(self._api_client)
@@ -208,8 +244,7 @@ class Installation:
             found = storage.list_storage_class(_request_timeout=_TIMEOUT)
         if name:
             return any(one.metadata.name == name for one in found.items)
-        default = "storageclass.kubernetes.io/is-default-class"
-        return any((one.metadata.annotations or {}).get(default) == "true" for one in found.items)
+        return any((one.metadata.annotations or {}).get(_DEFAULT_CLASS) == "true" for one in found.items)
 
     def may(self, right: Right, account: str = "") -> bool:
         """Whether we, or a ServiceAccount of the namespace, have a right in the namespace."""

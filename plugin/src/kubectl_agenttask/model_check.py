@@ -33,6 +33,25 @@ class Question:
     headers: Mapping[str, str] = field(repr=False)
 
 
+def price_currency(llm: LLM, prices: Mapping[str, Any]) -> str:
+    """Return the currency of the model's price; empty if its price is not known.
+
+    Args:
+        prices: the `llm.prices` of an earlier values file. Without one there, the public list price counts.
+    """
+    own = prices.get(llm.model_name)
+    if isinstance(own, Mapping):
+        return str(own.get("currency", "USD"))
+    # The list takes a tenth of a second to load, and only `init` needs it.
+    from genai_prices import Usage, calc_price  # noqa: PLC0415
+
+    try:
+        calc_price(Usage(input_tokens=1, output_tokens=1), llm.model_name, provider_api_url=llm.address)
+    except LookupError:
+        return ""
+    return "USD"
+
+
 def question(llm: LLM, key: str) -> Question:
     """Return the smallest request in the format of the provider in use.
 

@@ -1,8 +1,8 @@
 """Deletes tasks that ended long ago, without making the agent work again for a label that it has answered.
 
-An AgentTask records that its label application has had its run (docs/decisions/0010). Without it, a
-poll that finds the label on the item, or a webhook that the forge delivers again, starts a new run. The
-operator's sweep deletes old tasks by the same rules; this command deletes them earlier.
+An AgentTask records up to which event of its item's history it answers (docs/decisions/0010). Once the item
+shows its end, the item's comment remembers that too. The operator's sweep deletes old tasks by the same
+rules; this command deletes them earlier.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.task.admission import may_delete_first
 from coding_agent_core.task.agenttask import LABEL_REPORTED, AgentTask
-from coding_agent_core.task.model import task_name
 
 from kubectl_agenttask import DeniedError, ExitStatus, PluginError, UsageError, bulk
 from kubectl_agenttask.installation import Installation, settings_of
@@ -47,25 +45,15 @@ def select(tasks: Iterable[AgentTask], now: datetime, older_than: timedelta, *, 
     Args:
         monthly: whether the namespace may have a budget for a month, which counts what ended tasks spent.
     """
-    stored = list(tasks)
     delete: list[AgentTask] = []
     keep: list[tuple[AgentTask, str]] = []
-    for task in stored:
+    for task in tasks:
         if task.ended and task.ended_at is not None and task.ended_at + older_than <= now:
             if reason := _reason_to_stay(task, now, monthly=monthly):
                 keep.append((task, reason))
             else:
                 delete.append(task)
-    # While a run of an item is stored, the name of its run 1 must stay taken.
-    first = [task for task in delete if _is_first(task)]
-    later = [task for task in delete if not _is_first(task)]
-    names = {task.name for task in later}
-    for task in list(first):
-        others = [one for one in stored if one.readable and one.spec.item.identity == task.spec.item.identity]
-        if any(one.name not in names for one in others if one.uid != task.uid):
-            first.remove(task)
-            keep.append((task, "the item has a later run that stays"))
-    return Selection((*later, *first), tuple(keep))
+    return Selection(tuple(delete), tuple(keep))
 
 
 def _reason_to_stay(task: AgentTask, now: datetime, *, monthly: bool) -> str:
@@ -86,10 +74,6 @@ def _reason_to_stay(task: AgentTask, now: datetime, *, monthly: bool) -> str:
 def _month(moment: datetime) -> tuple[int, int]:
     utc = moment.astimezone(UTC)
     return utc.year, utc.month
-
-
-def _is_first(task: AgentTask) -> bool:
-    return task.name == task_name(task.spec.item)
 
 
 def prune(session: Session, arguments: Namespace) -> ExitStatus:
@@ -124,9 +108,6 @@ def _has_monthly_budget(session: Session) -> bool:
 
 def _delete(session: Session, arguments: Namespace, task: AgentTask) -> None:
     """Delete exactly the version of a task on which the decision was based."""
-    item = task.spec.item
-    if _is_first(task) and not may_delete_first(item, session.cluster.runs(item), session.clock()):
-        raise PluginError("its item has another run, or is about to get one; run prune again later.")
     if not session.cluster.delete(task):
         raise PluginError("it has changed meanwhile; run prune again.")
     session.show(task, arguments.output, f"agenttask {task.name} deleted")

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_core.task.admission import latest_of
 from coding_agent_core.task.agenttask import GROUP, KIND, PLURAL, AgentTask
 from coding_agent_core.task.model import Item, item_of
+from coding_agent_core.task.runs import newest_of
 
 from kubectl_agenttask import NotFoundError, UsageError
 from kubectl_agenttask.argument_types import FORMS
@@ -90,8 +90,8 @@ class Reference:
             return tasks[0]
         if len({_place(task.spec.item) for task in tasks}) > 1:
             raise NotFoundError(f"{self.text} names several items: give the name of a task.{listed(tasks)}")
-        latest = latest_of(tasks)
-        return next(task for task in tasks if latest is not None and task.name == latest.name)
+        # A task that a person wrote may lack the number of its project, so its item looks like another one.
+        return newest_of(tasks)
 
 
 def listed(tasks: Sequence[AgentTask]) -> str:

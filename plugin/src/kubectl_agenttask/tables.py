@@ -161,7 +161,7 @@ def _environment(asked: Any) -> str:
 
 
 def condition_rows(task: Body, now: datetime) -> list[tuple[str, ...]]:
-    """Return the rows of `CONDITIONS`."""
+    """Return a row for each condition of a task, for the table `CONDITIONS`."""
     return [
         (
             _text(condition, "type"),
@@ -401,7 +401,7 @@ _COLOURS = {
 
 
 class CleanConsole(Console):
-    """A console that replaces control characters in all that it shows, but for line ends and tabs.
+    """A console that replaces control characters other than line ends and tabs.
 
     Forges, models, logs and the API server send text that people of theirs wrote. rich removes only a few
     control characters, and an escape sequence could rewrite what a terminal shows, or what it runs.

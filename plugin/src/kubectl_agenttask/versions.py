@@ -91,7 +91,7 @@ def versions_of(
 
 
 def show_versions(session: Session, arguments: Namespace) -> None:
-    """`version`: print the versions, and then what does not fit together."""
+    """`version`: print the versions, and warn of a plugin, chart, CRD or program that does not match."""
     installation = Installation(session.cluster)
     own = version("kubectl-agenttask")
     try:

@@ -89,10 +89,14 @@ def install_release(place: Place, values: dict[str, Any]) -> Release:
 
 
 def _is_rolled_out(deployment: Any) -> bool:
-    """Whether it is ready as it was last written: just after an upgrade its status is that of before."""
+    """Whether only pods of what was last written are left and ready, as `kubectl rollout status` asks.
+
+    Just after an upgrade the status is that of before, and `readyReplicas` counts pods of before too.
+    """
     status, wanted = deployment["status"], deployment["spec"]["replicas"]
     current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
-    return current and all(status.get(key, 0) >= wanted for key in ("updatedReplicas", "readyReplicas"))
+    counts = ("replicas", "updatedReplicas", "readyReplicas")
+    return current and all(status.get(key, 0) == wanted for key in counts)
 
 
 def let_pods_run(place: Place) -> None:

@@ -38,19 +38,24 @@ def assert_documented(newcomer: Newcomer, said: Said, number: int) -> None:
     text = text.replace(f"reach {model}", "reach api.openai.com:443").replace(model, "api.openai.com")
     text = text.replace("scripted", "gpt-4o").replace(newcomer.place.namespace, "coding-agent")
     text = text.replace(str(newcomer.values_file), "coding-agent-values.yaml")
+    tokens = "5,000,000 tokens a task, 50,000,000 a repository and day, as the price is not known"
+    text = text.replace(tokens, "5.00 USD a task, 50.00 USD a repository and day")
     # The test's namespace exists already.
     assert matches(shown.replace("created  namespace", "kept     namespace"), text), text
 
 
 def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcomer: Newcomer) -> None:
+    newcomer.forge.push(REPOSITORY, "main", {"requirements.txt": ""})
     said = newcomer.init("--registry", "registry.example.com")
     assert_documented(newcomer, said, 0)
     release = install_release(newcomer.place, newcomer.values)
     said = doctor(newcomer, 1)
-    assert all("0 of 1 ready" in line for line in said.wrong), "there is no node yet"
+    assert all(re.search("0 of [12] ready", line) for line in said.wrong), "there is no node yet"
     let_pods_run(newcomer.place)
     said = doctor(newcomer, 0)
-    assert {line.split()[0] for line in said.out.splitlines()} == {"ok"}, said.out
+    assert {line.split()[0] for line in said.out.splitlines()} == {"ok", "off"}, said.out
+    features = [line[9:].split("  ")[0] for line in said.out.splitlines() if line.startswith("off")]
+    assert features == ["transcripts", "commands"], "there is no storage and no webhook"
     for text in (BOT, "agenttasks.coding-agent.dev v1alpha1", "coding-agent-operator: 1 of 1", "scripted at"):
         assert text in said.out
     assert BOT_TOKEN not in said.out

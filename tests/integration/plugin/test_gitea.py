@@ -65,6 +65,10 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
     assert "created  webhook" in said.out
     again = init(sample.bot.token, "--webhook", "https://agent.example.com")
     assert "created" not in again.out
+    owner = sample.repository.partition("/")[0]
+    arguments = ["--platform", "gitea", "--api-url", sample.url, "--owner", owner, "--model", "scripted"]
+    arguments += ["--model-url", model.base_url, "--values", str(place.folder / "owner.yaml")]
+    assert f"{owner} has 1 repository" in plugin("init", *arguments).out
 
     release = install_release(place, yaml.safe_load((place.folder / "values.yaml").read_text()))
     let_pods_run(place)
@@ -84,7 +88,7 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
     release.upgrade({"networkPolicy": {"forge": {"ports": [443]}}})
     let_pods_run(place)
     line = plugin("doctor", status=1).only_wrong
-    assert "the NetworkPolicy of attempts blocks" in line
+    assert "the NetworkPolicy blocks" in line
     assert "networkPolicy.forge.ports" in line
     release.upgrade()
     let_pods_run(place)

@@ -40,7 +40,8 @@ LABELS = ["coding agent", "coding agent processing", "coding agent done"]
 
 def states(said: Said) -> dict[str, str]:
     """The first word of each line by the rest of it."""
-    lines = [line.split(maxsplit=1) for line in said.out.partition("\nNow install")[0].splitlines() if line]
+    before = said.out.partition("\nThe profile")[0].partition("\nNow install")[0]
+    lines = [line.split(maxsplit=1) for line in before.splitlines() if line]
     return {" ".join(rest.split()): state for state, rest in lines}
 
 
@@ -85,7 +86,12 @@ def test_the_chart_takes_the_values_and_the_poll_finds_a_label_with_them(newcome
     section = settings.forge(platform)
     assert (section.api_url, section.account, section.narrowed) == (newcomer.forge.api_url, BOT, True)
     assert (settings.llm.address, settings.llm.model_name) == (newcomer.model.base_url, "scripted")
-    [policy] = [one for one in objects if one["metadata"]["name"] == "coding-agent-attempt" and "spec" in one]
+    # Attempts reach only the proxy, and the proxy what the settings name.
+    [policy] = [
+        one
+        for one in objects
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "coding-agent-egress"
+    ]
     ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
     assert {newcomer.forge.port, int(newcomer.model.base_url.rsplit(":", 1)[1].split("/")[0])} <= ports
     newcomer.forge.add_label(REPOSITORY, 1, "coding agent")
@@ -133,6 +139,97 @@ def test_it_creates_the_webhook_with_a_secret_that_the_chart_reads(
     newcomer.delete_secret("webhook-secret")
     for _ in range(2):
         assert "Delete the webhook at the forge" in newcomer.init("--webhook", url, status=1).err
+
+
+def add_repositories(newcomer: Newcomer, number: int, **fields: Any) -> list[str]:
+    """Give the owner of the sample more repositories, each with the sample's files."""
+    store, sample = newcomer.forge.sandbox.store, newcomer.forge.repository(REPOSITORY)
+
+    def add() -> list[str]:
+        new = [
+            replace(
+                sample,
+                roles=dict(sample.roles),
+                id=store.next_id(),
+                name=f"service-{each:03}",
+                labels=[],
+                items=[],
+                pushes=[],
+                **fields,
+            )
+            for each in range(number)
+        ]
+        store.repositories.extend(new)
+        return [one.full_name for one in new]
+
+    return newcomer.forge.run(add)
+
+
+def without_repo(newcomer: Newcomer, *more: str, status: int = 0) -> Said:
+    """Run `init` for an owner instead of a repository."""
+    arguments = ["--platform", newcomer.forge.flavour.value, "--api-url", newcomer.forge.api_url]
+    arguments += ["--provider", "openai", "--model", "scripted", "--model-url", newcomer.model.base_url]
+    return newcomer.plugin("init", *arguments, "--values", str(newcomer.values_file), *more, status=status)
+
+
+def test_one_init_prepares_200_repositories_and_the_poll_finds_a_label_in_the_last(
+    newcomer: Newcomer,
+) -> None:
+    newcomer.forge.push(REPOSITORY, "main", {"requirements.txt": ""})
+    added = add_repositories(newcomer, 199)
+    newcomer.forge.run(lambda: newcomer.forge.repository(added[0]).roles.update({BOT: Role.READ}))
+    said = without_repo(newcomer, "--owner", "acme")
+    assert "acme has 200 repositories" in said.out
+    assert f"warning  repository   left out: {added[0]} for {BOT}: the account may not push" in said.out
+    assert f"{BOT} may read, label and push in 199 repositories of acme" in said.out
+    assert "(199 of 199): coding agent" in said.out
+    assert "(199 of 199)" in said.err, "reading the files takes long, so it is shown"
+    assert [label.name for label in newcomer.forge.repository(added[-1]).labels] == ["coding agent"]
+    assert newcomer.forge.repository(added[0]).labels == []
+    assert len(newcomer.values["egress"]["repositories"]) == 199
+    objects = render(newcomer.values_file, namespace=newcomer.place.namespace)
+    [config] = [one["data"]["config.yaml"] for one in objects if one["kind"] == "ConfigMap"]
+    platform = Platform(newcomer.forge.flavour.value)
+    data = yaml.safe_load(config)
+    data[platform.value]["personal_access_token"] = BOT_TOKEN
+    number = newcomer.forge.open_issue(added[-1], "Last")
+    newcomer.forge.add_label(added[-1], number, "coding agent")
+    settings = Settings.model_validate(data)
+    assert settings.forge(platform).narrowed
+    assert asyncio.run(labeled(settings, platform)) == [f"{added[-1]}#{number}"]
+
+
+def test_a_topic_chooses_among_the_repositories_of_an_owner(newcomer: Newcomer) -> None:
+    add_repositories(newcomer, 3, topics=("agent",))
+    said = without_repo(newcomer, "--owner", "acme", "--topic", "agent")
+    assert "acme has 3 repositories" in said.out
+    assert newcomer.labels() == []
+    assert (
+        "no repository of acme with the topic x"
+        in without_repo(newcomer, "--owner", "acme", "--topic", "x", status=1).err
+    )
+    assert "give one of them" in newcomer.init("--owner", "acme", status=2).err
+
+
+def test_the_team_profile_chooses_by_the_files_and_the_minimal_one_nothing(newcomer: Newcomer) -> None:
+    ci = {"github": ".github/workflows/test.yml", "gitlab": ".gitlab-ci.yml"}[newcomer.forge.flavour.value]
+    steps: dict[str, Any] = {"jobs": {"test": {"steps": [{"run": "npm ci"}, {"run": "npm test"}]}}}
+    if newcomer.forge.flavour.value == "gitlab":
+        steps = {"test": {"script": ["npm ci", "npm test"]}}
+    files = {"package-lock.json": "{}", ci: yaml.safe_dump(steps)}
+    newcomer.init("--profile", "minimal")
+    assert {"egress", "transcripts"} & set(newcomer.values) == set()
+    assert {"rounds", "budgets"} & set(newcomer.values["config"]) == set()
+    newcomer.forge.push(REPOSITORY, "main", files)
+    said = newcomer.init()
+    assert newcomer.values["config"]["rounds"] == {"enabled": True, "draft": True}
+    assert newcomer.values["config"]["budgets"]["task"] == {"tokens": 5_000_000}, "nobody knows its price"
+    assert "registry.npmjs.org" in newcomer.values["egress"]["repositories"][REPOSITORY]
+    assert f"# {REPOSITORY}\n# .coding-agent.yaml, from the commands of the CI files" in said.out
+    assert "verify:\n- npm test" in said.out
+    render(newcomer.values_file, namespace=newcomer.place.namespace)
+    newcomer.forge.push(REPOSITORY, "main", {".coding-agent.yaml": "verify: [npm test]\n"})
+    assert "verify:" not in newcomer.init().out, "it has one"
 
 
 def expire(newcomer: Newcomer, days: int) -> None:
@@ -202,7 +299,7 @@ def test_a_model_in_the_cluster_is_allowed_by_its_pods_until_another_run_chooses
     [policy] = [
         one
         for one in render(newcomer.values_file, namespace=newcomer.place.namespace)
-        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "coding-agent-attempt"
+        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "coding-agent-egress"
     ]
     assert any(peer in rule["to"] for rule in policy["spec"]["egress"])
 

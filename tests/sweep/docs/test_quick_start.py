@@ -68,7 +68,8 @@ def test_from_a_token_to_a_pull_request_within_five_minutes(
     took = time.monotonic() - start
     assert shell.play(steps[labels:], *settings) == 2
     *checks, total = shell.printed.splitlines()
-    assert {line.split()[0] for line in checks} == {"ok"}, shell.printed
+    # What `init` cannot know without storage and a webhook is off, and said to be.
+    assert {line.split()[0] for line in checks} == {"ok", "off"}, shell.printed
     assert total == f"{len(checks)} checks. Nothing is wrong."
     assert took < FIVE_MINUTES
     print(f"from init to the pull request: {took:.0f} s")

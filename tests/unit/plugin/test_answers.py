@@ -210,12 +210,12 @@ def test_a_service_that_repeats_the_key_does_not_get_it_shown(
     assert key not in found.text
 
 
-def test_the_manifest_asks_for_what_the_programs_need_and_no_more() -> None:
+def test_the_manifest_asks_for_what_the_programs_need_and_for_checks_early() -> None:
     registration = Registration("https://api.github.com", "agent", "acme", "https://a.example/webhook/github")
     manifest = registration.manifest()
     assert manifest["default_permissions"] == {
         "actions": "read",
-        "checks": "read",
+        "checks": "write",
         "contents": "write",
         "issues": "write",
         "metadata": "read",

@@ -70,22 +70,11 @@ def test_a_task_that_works_or_ended_lately_is_not_even_named(days: float | None)
     assert decided(run(days=days)) == ([], [])
 
 
-@pytest.mark.parametrize(("reported", "swapped"), [("", True), ("look", True), ("true", False)])
+@pytest.mark.parametrize(("reported", "swapped"), [("", True), ("rescan", True), ("true", False)])
 def test_a_task_whose_label_may_stand_stays(reported: str, swapped: bool) -> None:
     deleted, [reason] = decided(run(reported=reported, swapped=swapped))
     assert deleted == []
     assert "its label may still be on the item" in reason
-
-
-def test_the_first_run_goes_last() -> None:
-    assert decided(run(1), run(2)) == ([SECOND, FIRST], [])
-
-
-@pytest.mark.parametrize("later", [run(2, None), run(2, 1), run(2, reported="")])
-def test_the_first_run_stays_for_a_run_that_stays(later: AgentTask) -> None:
-    deleted, reasons = decided(run(1), later)
-    assert deleted == []
-    assert reasons[-1] == "the item has a later run that stays"
 
 
 def test_a_later_run_goes_although_the_first_is_needed() -> None:

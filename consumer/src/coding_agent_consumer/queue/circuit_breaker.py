@@ -34,16 +34,16 @@ class CircuitBreaker:
     _failures: int = field(default=0, init=False)
     _retry_at: float = field(default=0.0, init=False)
     _answered_at: float = field(default=float("-inf"), init=False)
-    _probe: Permit | None = field(default=None, init=False)
+    _probe: ForgePermit | None = field(default=None, init=False)
 
-    def trial(self) -> Permit | None:
-        """Let a task use the forge, until it calls `Permit.over`; `None`: the task must wait for `delay`."""
+    def trial(self) -> ForgePermit | None:
+        """Let a task use the forge until `ForgePermit.over`; `None`: the task must wait for `delay`."""
         now = self.clock.monotonic()
         if not self._failures:
-            return Permit(self, now)
+            return ForgePermit(self, now)
         if self._probe is not None or now < self._retry_at:
             return None
-        self._probe = Permit(self, now)
+        self._probe = ForgePermit(self, now)
         return self._probe
 
     def delay(self, asked: float | None = None) -> float:
@@ -57,7 +57,7 @@ class CircuitBreaker:
 
 
 @dataclass(eq=False)
-class Permit:
+class ForgePermit:
     """A task's permit to use the forge.
 
     Attributes:

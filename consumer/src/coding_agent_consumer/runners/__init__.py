@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from coding_agent_core.settings.llm import WireFormat
+from coding_agent_core.settings.model import RUNNER_FORMATS
 from coding_agent_core.task.runners import RunnerName
 
-from coding_agent_consumer.gateway import WireFormat
 from coding_agent_consumer.workspace.protocol import HOME_FROM_TREE, ProcessSpec
 
 FOLDER = ".coding-agent"
@@ -48,7 +49,7 @@ class RunnerInput:
 
     @property
     def images_from_tree(self) -> tuple[str, ...]:
-        """The images' paths as seen from the tree's root, where the program runs."""
+        """The paths of the images relative to the tree's root, which is the program's working folder."""
         return tuple(f"{HOME_FROM_TREE}/{path}" for path in self.images)
 
 
@@ -119,13 +120,16 @@ class Runner:
 
     Attributes:
         launch: gives the program's command line, variables, files and input.
-        format: the wire format in which the program asks the model; `None`: any format.
         events: gives the events that a JSON line of the output stands for; `None`: the output is plain text.
         status_of: gives the HTTP status of the model's answer that an exit status stands for.
     """
 
     name: RunnerName
-    format: WireFormat | None
     launch: Callable[[RunnerInput], Launch]
     events: Callable[[Mapping[str, Any]], Iterator[Event]] | None
     status_of: Callable[[int], int | None] = lambda _: None
+
+    @property
+    def format(self) -> WireFormat | None:
+        """The wire format in which the program asks the model; `None`: any format."""
+        return RUNNER_FORMATS.get(self.name)

@@ -44,6 +44,15 @@ class GiteaSetup(ForgeSetup):
             )
         return {"owner": owners.pop()}
 
+    def owner_scope(self, owner: str) -> dict[str, object]:
+        return {"owner": owner}
+
+    async def repositories_of(self, owner: str, topic: str) -> tuple[str, ...]:
+        try:
+            return await self._owned(path("orgs", owner, "repos"), owner, topic)
+        except ForgeNotFoundError:  # the owner is a person
+            return await self._owned(path("users", owner, "repos"), owner, topic)
+
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """Return the rights of our token, which never expires. Gitea names a missing scope in its refusal."""
         return TokenRights()

@@ -43,7 +43,14 @@ class GitHubSetup(ForgeSetup):
     def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
         """Return the settings to poll these repositories, with one qualifier `repo` for each in one query."""
         chosen = " ".join(f"repo:{repository}" for repository in repositories)
-        return {"query": f"{GitHub().query} {chosen}"}
+        return {"query": f"{GitHub().query} {chosen}", "owner": None}
+
+    def owner_scope(self, owner: str) -> dict[str, object]:
+        return {"owner": owner, "query": None}
+
+    async def repositories_of(self, owner: str, topic: str) -> tuple[str, ...]:
+        """Return the owner's repositories. Other lists leave out the private ones of a person."""
+        return await self._owned("/user/repos", owner, topic)
 
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """Return the rights of our token.

@@ -11,13 +11,15 @@ from typing import ClassVar
 from coding_agent_core.errors import ForgeNotFoundError
 from pydantic import AliasPath, Field
 
-from coding_agent_forges.rest.calls import Call, ResponseModel, path
+from coding_agent_forges.rest.calls import PAGE_SIZE, Call, ResponseModel, path
 from coding_agent_forges.rest.setup import (
+    LIST_PAGES,
     DeliveryResponse,
     ForgeSetup,
     RepositoryFacts,
     RepositoryWebhook,
     TokenRights,
+    require_all,
 )
 
 _DEVELOPER, _MAINTAINER = 30, 40
@@ -74,6 +76,30 @@ class GitLabSetup(ForgeSetup):
 
     def poll_scope(self, repositories: Sequence[str]) -> dict[str, object]:
         return {"project_id": list(repositories)}
+
+    def owner_scope(self, owner: str) -> dict[str, object]:
+        return {"group_id": owner, "project_id": None}
+
+    async def repositories_of(self, owner: str, topic: str) -> tuple[str, ...]:
+        """Return the projects of a group and its subgroups."""
+        params: dict[str, str | int] = {"include_subgroups": "true", "archived": "false"}
+        if topic:
+            params["topic"] = topic
+        where = path("groups", owner, "projects")
+        call = Call("GET", where, f"reading the projects of {owner}", params=params)
+        found = await self.forge.client.entries(list[_Project], call, limit=LIST_PAGES)
+        require_all(found, "projects", owner)
+        return tuple(sorted(project.path_with_namespace for project in found.values))
+
+    def _folder_call(self, repository: str, folder: str) -> Call:
+        where = self._repository_path(repository, "repository", "tree")
+        params: dict[str, str | int] = {"path": folder, "per_page": PAGE_SIZE}
+        return Call("GET", where, f"reading the files of {repository}", params=params)
+
+    async def text(self, repository: str, file: str) -> str:
+        where = self._repository_path(repository, "repository", "files", file, "raw")
+        call = Call("GET", where, f"reading {file} of {repository}", params={"ref": "HEAD"})
+        return (await self.forge.client.send(call)).text
 
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """Return the rights of our token. GitLab before 15.5 does not have this path."""

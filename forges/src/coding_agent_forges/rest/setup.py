@@ -6,6 +6,7 @@ deliveries. Only `kubectl agenttask init` and `doctor` use it.
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from coding_agent_core.errors import ForgeError, ForgeListTooLongError
+from coding_agent_core.errors import ForgeError, ForgeListTooLongError, ForgeNotFoundError
 from coding_agent_core.platforms.registry import Platform, forge_module
 from pydantic import AliasChoices, AliasPath, Field
 
@@ -117,9 +118,22 @@ class OwnedRepository(ResponseModel):
 
     full_name: str
     archived: bool = False
+    topics: tuple[str, ...] = ()
     has_issues: bool = True
     push: bool = Field(default=False, validation_alias=AliasPath("permissions", "push"))
     admin: bool = Field(default=False, validation_alias=AliasPath("permissions", "admin"))
+
+
+class FolderEntry(ResponseModel):
+    """A file or a folder of a repository."""
+
+    name: str
+
+
+class _FileContent(ResponseModel):
+    """A file of GitHub or Gitea; GitHub leaves out the content of files above 1 MB."""
+
+    content: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,18 @@ class ForgeSetup(ABC):
         """
 
     @abstractmethod
+    def owner_scope(self, owner: str) -> dict[str, object]:
+        """Return the settings with which a poll searches all repositories of an owner; `None` removes one."""
+
+    @abstractmethod
+    async def repositories_of(self, owner: str, topic: str) -> tuple[str, ...]:
+        """Return the paths of an owner's repositories that our account sees and that are not archived.
+
+        Args:
+            topic: only repositories with this topic; empty for all.
+        """
+
+    @abstractmethod
     async def _token_rights(self, headers: Mapping[str, str]) -> TokenRights:
         """Return the rights of our token.
 
@@ -178,12 +204,46 @@ class ForgeSetup(ABC):
         at = None if date is None else parsedate_to_datetime(date)
         return TokenFacts(user.login, at, await self._token_rights(response.headers))
 
+    async def files(self, repository: str, folder: str = "") -> frozenset[str]:
+        """Return the names in a folder of the default branch; empty if the folder does not exist."""
+        try:
+            found = await self.forge.client.get(list[FolderEntry], self._folder_call(repository, folder))
+        except ForgeNotFoundError:
+            return frozenset()  # also the answer for a repository without a commit
+        return frozenset(entry.name for entry in found)
+
+    def _folder_call(self, repository: str, folder: str) -> Call:
+        where = self._repository_path(repository, "contents", *filter(None, folder.split("/")))
+        return Call("GET", where, f"reading the files of {repository}")
+
+    async def text(self, repository: str, file: str) -> str:
+        """Return a text file of the default branch."""
+        where = self._repository_path(repository, "contents", *file.split("/"))
+        call = Call("GET", where, f"reading {file} of {repository}")
+        found = await self.forge.client.get(_FileContent, call)
+        return base64.b64decode(found.content).decode("utf-8", "replace")
+
+    async def _owned(self, where: str, owner: str, topic: str) -> tuple[str, ...]:
+        """Return the repositories of an owner in a list of GitHub or Gitea."""
+        call = Call("GET", where, f"reading the repositories of {owner}")
+        found = await self.forge.client.entries(list[OwnedRepository], call, limit=LIST_PAGES)
+        require_all(found, "repositories", owner)
+        return tuple(
+            sorted(
+                one.full_name
+                for one in found.values
+                if one.full_name.partition("/")[0].casefold() == owner.casefold()
+                and not one.archived
+                and (not topic or topic in one.topics)
+            )
+        )
+
     async def webhooks(self, repository: str) -> list[RepositoryWebhook]:
         """Return the webhooks of a repository. Only people who may change them can read them."""
         where = self._repository_path(repository, "hooks")
         call = Call("GET", where, f"reading the webhooks of {repository}")
         found = await self.forge.client.entries(list[_Hook], call, limit=LIST_PAGES)
-        _require_all(found, "webhooks", repository)
+        require_all(found, "webhooks", repository)
         return [
             RepositoryWebhook(hook.id, hook.url, hook.active and hook.alert_status == "executable")
             for hook in found.values
@@ -193,7 +253,7 @@ class ForgeSetup(ABC):
         """Return the names of the repository's labels, those of our settings as the settings spell them."""
         call = Call("GET", self._repository_path(repository, "labels"), f"reading the labels of {repository}")
         found = await self.forge.client.entries(list[Label], call, limit=LIST_PAGES)
-        _require_all(found, "labels", repository)
+        require_all(found, "labels", repository)
         return self.forge.settings.all_spelled(label.name for label in found.values)
 
     async def create_label(self, repository: str, label: NewLabel) -> None:
@@ -228,7 +288,7 @@ class ForgeSetup(ABC):
         await self.forge.client.send(call)
 
 
-def _require_all(found: Read[Any], what: str, repository: str) -> None:
+def require_all(found: Read[Any], what: str, repository: str) -> None:
     """Raise an error if a list was not read to its end, because an object to create may already exist."""
     if not found.complete:
         raise ForgeListTooLongError(

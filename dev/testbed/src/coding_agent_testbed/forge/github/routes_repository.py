@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,10 +21,11 @@ from coding_agent_testbed.forge.github.access import (
     needs_write,
     paged,
 )
+from coding_agent_testbed.forge.github.items import ItemRenderer
 from coding_agent_testbed.forge.github.render import permissions
 from coding_agent_testbed.forge.github.search import found, parse
 from coding_agent_testbed.forge.identity import authenticate
-from coding_agent_testbed.forge.model import Role
+from coding_agent_testbed.forge.model import Repository, Role
 from coding_agent_testbed.forge.timestamps import github_time
 
 router = APIRouter()
@@ -78,6 +81,56 @@ async def get_repository(
     """One repository."""
     role = repository.role(user) or Role.READ
     return render.full_repository(repository, sandbox.store.users, role)
+
+
+@router.get("/user/repos")
+async def own_repositories(
+    request: Request, response: Response, user: Actor, render: Render, sandbox: SandboxOf
+) -> list[dict[str, Any]]:
+    """The repositories in which the account has a role."""
+    roles = [(one, one.role(user)) for one in sandbox.store.repositories if not one.deleted]
+    mine = [(one, role) for one, role in roles if role is not None]
+    return [
+        render.full_repository(one, sandbox.store.users, role) for one, role in paged(mine, request, response)
+    ]
+
+
+@router.get("/repos/{owner}/{repo}/contents")
+@router.get("/repos/{owner}/{repo}/contents/{where:path}")
+async def contents(
+    repository: InRepository, render: Render, where: str = ""
+) -> list[dict[str, Any]] | dict[str, Any]:
+    """A folder of the default branch, or a file of it."""
+    branch = repository.default_branch
+    names = await asyncio.to_thread(git.folder, repository.path, branch, where)
+    if names is not None:
+        kinds = {"blob": "file", "tree": "dir"}
+        return [
+            _entry(render, repository, kinds.get(kind, kind), f"{where}/{name}".strip("/"), 0)
+            for name, kind in names
+        ]
+    content = await asyncio.to_thread(git.text, repository.path, branch, where)
+    if content is None:
+        raise HttpError(404, "Not Found")
+    encoded = base64.encodebytes(content.encode()).decode()
+    entry = _entry(render, repository, "file", where, len(content.encode()))
+    return {**entry, "encoding": "base64", "content": encoded}
+
+
+def _entry(render: ItemRenderer, repository: Repository, kind: str, path: str, size: int) -> dict[str, Any]:
+    url = f"{render.repository_url(repository)}/contents/{path}"
+    return {
+        "type": kind,
+        "name": path.rpartition("/")[2],
+        "path": path,
+        "size": size,
+        "sha": hashlib.sha1(path.encode(), usedforsecurity=False).hexdigest(),
+        "url": url,
+        "git_url": url,
+        "html_url": url,
+        "download_url": url if kind == "file" else None,
+        "_links": {"self": url, "git": url, "html": url},
+    }
 
 
 @router.get("/repos/{owner}/{repo}/branches/{branch:path}")

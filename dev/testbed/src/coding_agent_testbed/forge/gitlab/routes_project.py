@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -78,6 +79,60 @@ async def branch(branch: str, repository: InProject, render: Render, user: Actor
         raise HttpError(404, "404 Branch Not Found")
     commit = await asyncio.to_thread(git.commit_facts, repository.path, sha)
     return render.branch(repository, branch, commit, repository.role(user) or Role.READ)
+
+
+@router.get("/groups/{group:path}/projects")
+async def group_projects(
+    group: str,
+    request: Request,
+    response: Response,
+    user: Actor,
+    render: Render,
+    sandbox: SandboxOf,
+    params: Parameters,
+) -> list[dict[str, Any]]:
+    """The projects of a group and its subgroups that somebody sees."""
+    seen = [
+        (one, one.role(user) or Role.READ)
+        for one in sandbox.store.repositories
+        if f"{one.owner}/".startswith(f"{group}/") and not (one.deleted or one.archived)
+        if one.role(user) is not None or not one.private
+    ]
+    if not seen:
+        raise HttpError(404, "404 Group Not Found")
+    if topic := params.text("topic"):
+        seen = [(one, role) for one, role in seen if topic in one.topics]
+    return [render.project(one, role) for one, role in paged(seen, request, response)]
+
+
+@router.get(PROJECT + "/repository/tree")
+async def tree(
+    repository: InProject, request: Request, response: Response, params: Parameters
+) -> list[dict[str, Any]]:
+    """A folder of the default branch."""
+    where = params.text("path") or ""
+    names = await asyncio.to_thread(git.folder, repository.path, repository.default_branch, where)
+    if names is None:
+        raise HttpError(404, "404 invalid revision or path Not Found")
+    return [
+        {
+            "id": hashlib.sha1(name.encode(), usedforsecurity=False).hexdigest(),
+            "name": name,
+            "type": kind,
+            "path": f"{where}/{name}".strip("/"),
+            "mode": "040000" if kind == "tree" else "100644",
+        }
+        for name, kind in paged(names, request, response)
+    ]
+
+
+@router.get(PROJECT + "/repository/files/{file:path}/raw")
+async def raw_file(file: str, repository: InProject) -> Response:
+    """A file of the default branch."""
+    content = await asyncio.to_thread(git.text, repository.path, repository.default_branch, file)
+    if content is None:
+        raise HttpError(404, "404 File Not Found")
+    return Response(content, media_type="text/plain")
 
 
 @router.get(PROJECT + "/labels")

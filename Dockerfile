@@ -1,6 +1,6 @@
 # One target for each image, except for the receiver and the consumer, which have Dockerfiles of their own:
 #     docker build --target operator -t coding-agent-operator .
-# BASE_IMAGE: any Debian with Python 3.11 or later, venv and pip; the local cluster passes its own.
+# BASE_IMAGE: any Debian with Python 3.11 or later, venv, pip and ca-certificates; the local cluster passes its own.
 ARG BASE_IMAGE=python:3.13-slim@sha256:9662417aace5ae7b8e2609cce472b72a8958e134ba372808abe9cc1a0c0125e6
 
 FROM ${BASE_IMAGE} AS tools

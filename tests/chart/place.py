@@ -13,7 +13,7 @@ from coding_agent_testbed.model.server import ModelServer
 
 from tests.chart.edge import certificate
 from tests.chart.release import Release
-from tests.fixtures.cluster import ClusterUnderTest
+from tests.fixtures.cluster import ClusterUnderTest, attempt_runtime
 from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, REPOSITORY, SECRET, over, sample_repository
 from tests.fixtures.system_in_pods import SMALL, host_address
 
@@ -106,7 +106,7 @@ def place(
         "config": {
             flavour: {"api_url": forge.api_url},
             "llm": {"openai": {"base_url": model.base_url, "model": "scripted"}},
-            "operator": {"job": SMALL},
+            "operator": {"job": {**SMALL, **attempt_runtime()}},
         },
         # Both are in a private network, which attempts may only enter where it is named.
         "networkPolicy": {

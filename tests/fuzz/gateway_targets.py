@@ -18,12 +18,11 @@ from coding_agent_consumer.gateway.model_request import read_request
 from coding_agent_consumer.gateway.wire_formats import (
     Operation,
     RequestRefusedError,
-    WireFormat,
     credential_of,
     error_body,
     route_of,
 )
-from coding_agent_core.settings.llm import Price
+from coding_agent_core.settings.llm import Price, WireFormat
 from coding_agent_core.task.attempts import MAX_MESSAGE_BYTES, Outcome
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Allowance

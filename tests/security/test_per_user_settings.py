@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpcore2
-import httpx
+import httpx  # noqa: TID251 - a model library might use it
 import httpx2
 import pytest
 import yaml
@@ -195,7 +195,7 @@ async def stolen(
     (users / "github").mkdir(parents=True, exist_ok=True)
     (users / "default.yaml").write_text(yaml.safe_dump(default))
     (users / "github" / "mallory.yaml").write_text(yaml.safe_dump(dict(stored)))
-    transport = httpx.ASGITransport(user_config_app(users, ApiKey(SERVICE)))
+    transport = httpx2.ASGITransport(user_config_app(users, ApiKey(SERVICE)))
     theirs = await settings_for(ours, Platform.GITHUB, "mallory", transport=transport)
     spec = model_spec(theirs)
     with recorded(monkeypatch) as requests:

@@ -149,13 +149,13 @@ async def test_a_hostile_machine_configuration_is_not_listened_to(
         monkeypatch.setenv(name, str(trap.program))
     monkeypatch.setenv("GIT_TEMPLATE_DIR", str(tmp_path / "trap" / "template"))
     repository = await BareClone.clone(
-        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, push_check=permitted
     )
     for name in HOOKS.split():  # as if a template had put them there
         hook = tmp_path / "agent" / "repository.git" / "hooks" / name
         hook.parent.mkdir(exist_ok=True)
         hook.symlink_to(trap.program)
-    await repository.bundle()
+    repository.seed()
     assert await repository.commit(PATCH, "Change", AUTHOR)
     await repository.push()
     assert trap.sprung() == []
@@ -178,12 +178,12 @@ async def test_a_hostile_repository_is_worked_on_and_gets_nothing(
     bare = git_server.make("evil.git", hostile_files(trap))
     agent = tmp_path / "agent"
     repository = await BareClone.clone(
-        git_server.credentials("evil.git"), agent, base="main", branch=BRANCH, permit=permitted
+        git_server.credentials("evil.git"), agent, base="main", branch=BRANCH, push_check=permitted
     )
     async with launch_workspace(
         WorkspaceSettings(isolation=NAMESPACES), hidden=[agent], base_dir=base_dir
     ) as workspace:
-        await workspace.seed(await repository.bundle(), BRANCH)
+        await workspace.seed(repository.seed())
         await workspace.write_file("planted.config", trap.config)
         planted = (
             "for d in .git ../git; do cat planted.config >> $d/config; echo '* filter=evil diff=evil' >"
@@ -220,7 +220,7 @@ async def test_a_workspace_that_lies_about_its_patch_gets_nothing(
 ) -> None:
     """The other end of the socket may send anything at all."""
     repository = await BareClone.clone(
-        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+        git_server.credentials(), tmp_path / "agent", base="main", branch=BRANCH, push_check=permitted
     )
     target = tmp_path / "agent" / "repository.git" / "config"
     before = target.read_bytes()

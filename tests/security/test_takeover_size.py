@@ -27,7 +27,11 @@ BRANCH = "coding-agent/issue-7"
 async def repository(git_server: GitServer, tmp_path: Path) -> BareClone:
     git_server.make("large.git", {"large": "a" * (2 * MiB)})
     return await BareClone.clone(
-        git_server.credentials("large.git"), tmp_path / "agent", base="main", branch=BRANCH, permit=permitted
+        git_server.credentials("large.git"),
+        tmp_path / "agent",
+        base="main",
+        branch=BRANCH,
+        push_check=permitted,
     )
 
 

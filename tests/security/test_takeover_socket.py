@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import workspace_client
+from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import connect_sidecar, launch_workspace
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
@@ -96,10 +97,10 @@ def asked(seen: Path) -> list[str]:
 
 
 async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
-    sidecar: WorkspaceProcess, seen: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    sidecar: WorkspaceProcess, seen: Path, seed: Seed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(command_timeout=30), sidecar.socket)
-    await workspace.seed(bundle, "work")
+    await workspace.seed(seed)
     monkeypatch.setattr(workspace_client, "_CONNECT_SECONDS", 2.0)
     workspace.restart_patience = 3
     # A busy machine may take longer than the first of these before the server is stopped.
@@ -122,10 +123,10 @@ async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
 
 
 async def test_a_killed_server_is_followed_by_a_restarted_one_alone(
-    sidecar: WorkspaceProcess, seen: Path, bundle: Path
+    sidecar: WorkspaceProcess, seen: Path, seed: Seed
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(), sidecar.socket)
-    await workspace.seed(bundle, "work")
+    await workspace.seed(seed)
     restarting = asyncio.create_task(asyncio.to_thread(sidecar.restart_when_ended))
     killed = await workspace.run(take(sidecar.socket, seen) + "kill -9 $PPID; sleep 9")
     await restarting
@@ -135,18 +136,18 @@ async def test_a_killed_server_is_followed_by_a_restarted_one_alone(
     workspace.close()
 
 
-async def test_a_false_gate_gets_no_other_task(container: Container, seen: Path, bundle: Path) -> None:
+async def test_a_false_gate_gets_no_other_task(container: Container, seen: Path, seed: Seed) -> None:
     """Not the next task of the same consumer; each consumer has a gate of its own."""
     async with launch_workspace(container.settings()) as first:
         attack = asyncio.create_task(first.run(take(container.folder / "gate", seen) + "sleep 3"))
         await asyncio.to_thread(until, lambda: os.path.exists(seen), "the false gate is open")
-        waiting = asyncio.create_task(_listed(container, bundle))
+        waiting = asyncio.create_task(_listed(container, seed))
         assert (await attack).exit_code == 0
     assert "calc.py" in await asyncio.wait_for(waiting, 60)
     assert asked(seen) == []
 
 
-async def _listed(container: Container, bundle: Path) -> str:
+async def _listed(container: Container, seed: Seed) -> str:
     async with launch_workspace(container.settings()) as workspace:
-        await workspace.seed(bundle, "work")
+        await workspace.seed(seed)
         return await workspace.list_files()

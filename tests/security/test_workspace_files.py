@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
@@ -20,9 +21,9 @@ DEEP = 'python3 -c \'import os\nfor n in range(3000): os.mkdir("d"); os.chdir("d
 
 
 @pytest.fixture
-async def workspace(base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
+async def workspace(base_dir: Path, seed: Seed) -> AsyncIterator[Workspace]:
     async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
-        await client.seed(bundle, "work")
+        await client.seed(seed)
         yield client
 
 
@@ -72,8 +73,8 @@ def test_a_plain_shell_waits_at_a_fifo(tmp_path: Path) -> None:
         subprocess.run(["sh", "-c", "echo x > pipe"], check=False, cwd=tmp_path, timeout=0.5)
 
 
-async def test_nested_folders_do_not_keep_the_workspace_from_its_end(base_dir: Path, bundle: Path) -> None:
+async def test_nested_folders_do_not_keep_the_workspace_from_its_end(base_dir: Path, seed: Seed) -> None:
     """`base_dir` asserts that nothing is left."""
     async with launch_workspace(WorkspaceSettings(), base_dir=base_dir) as client:
-        await client.seed(bundle, "work")
+        await client.seed(seed)
         assert (await client.run(DEEP)).exit_code == 0

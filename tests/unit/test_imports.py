@@ -9,12 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PREFIX = "coding_agent_"
 LIMITS = {
-    "token service": (("coding_agent_tokens.__main__",), 26),
-    "egress proxy": (("coding_agent_egress.__main__",), 26),
-    "check of the egress proxy's users": (("coding_agent_egress.identify",), 3),
-    "per-user settings": (("coding_agent_user_config.__main__",), 12),
-    "operator": (("main", "coding_agent_operator.program"), 78),
-    "attempt": (("main", "coding_agent_consumer.modes"), 92),
+    "token service": (("coding_agent_tokens.__main__",), 24),
+    "egress proxy": (("coding_agent_egress.__main__",), 23),
+    "check of the egress proxy's users": (("coding_agent_egress.identify",), 2),
+    "per-user settings": (("coding_agent_user_config.__main__",), 9),
+    "operator": (("main", "coding_agent_operator.program"), 80),
+    "attempt": (("main", "coding_agent_consumer.modes"), 85),
     "workspace": (("coding_agent_consumer.workspace.__main__",), 8),
 }
 """The modules with which a program starts, and how many it may load, not counting packages."""

@@ -81,6 +81,13 @@ no secrets.
   {{- end -}}
   {{- $_ := set $own "egress" $egress -}}
 {{- end -}}
+{{/*
+An agent that goes in circles would spend until its time is over, and nobody who installs this without reading would know.
+Any map in `config.budgets` replaces the limit, also an empty one.
+*/}}
+{{- if not (kindIs "map" (get .Values.config "budgets")) -}}
+  {{- $_ := set $own "budgets" (dict "task" (dict "tokens" 10000000)) -}}
+{{- end -}}
 {{/* The repository that `helm test` sends: no forge can have it, and its tasks never start. */}}
 {{- $limits := dict "overrides" (dict "selftest.invalid/helm-test" 0) -}}
 {{- $_ := set $own "limits" $limits -}}

@@ -142,7 +142,10 @@ def _replace(path: Path, text: str) -> None:
 
 
 class Denials:
-    """The number of denials of each host to each attempt, since this process started."""
+    """Counts how often the proxy denied each host to each attempt, since this process started.
+
+    Only the attempts that were denied last are kept, and the first hosts of each. Threads may share it.
+    """
 
     def __init__(self) -> None:
         self._attempts: OrderedDict[str, dict[str, int]] = OrderedDict()

@@ -4,7 +4,7 @@ import base64
 from typing import Any
 
 import pytest
-from coding_agent_consumer.agent.model_spec import upstreams
+from coding_agent_consumer.agent.upstreams import upstreams
 from coding_agent_consumer.agent_interface import Image
 from coding_agent_consumer.gateway.gateway_server import open_gateway
 from coding_agent_core.task.reasons import Reason

@@ -151,6 +151,7 @@ class AttemptPlace:
         make_agent: MakeAgent = ModelAgent,
         record: Callable[[Outcome], None] | None = None,
         lost: asyncio.Event | None = None,
+        patience: float | None = None,
         clock: Clock = Clock(),  # noqa: B008 - immutable
         **sections: Any,
     ) -> Outcome:
@@ -166,6 +167,7 @@ class AttemptPlace:
                 settings, given, forge, stop, grace=grace, make_agent=make_agent, record=record
             )
             attempt.lost = lost or attempt.lost
+            attempt.patience = attempt.patience if patience is None else patience
             return await attempt.run()
         finally:
             await forge.aclose()

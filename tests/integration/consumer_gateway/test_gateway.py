@@ -10,11 +10,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
 from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.gateway.gateway_server import open_gateway
+from coding_agent_consumer.gateway.upstream import Upstream, WorkloadIdentity
 from coding_agent_core.errors import SettingsError
-from coding_agent_core.settings.llm import Identity, Price
+from coding_agent_core.settings.llm import Identity, Price, WireFormat
 from coding_agent_core.task.usage import Allowance
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
@@ -351,6 +351,18 @@ async def test_the_key_comes_back_in_no_error() -> None:
         assert response.status_code == 401
         assert KEY not in response.text + str(response.headers.raw)
         assert gateway.usage.requests == 0
+
+
+async def test_the_requests_of_an_attempt_are_one_trace_with_a_span_each() -> None:
+    begun = f"00-{'c' * 32}-{'d' * 16}-00"
+    async with _opened(OPENAI, answer(200, b"{}")) as (gateway, upstream, client):
+        for headers in ({}, {}, {"traceparent": begun}):
+            response = await client.post(CHAT[0], json=CHAT[1], headers=headers)
+            assert response.status_code == 200
+            assert "traceparent" not in response.headers
+        traces = [one.headers["traceparent"].split("-") for one in upstream.requests]
+        assert [trace for _, trace, _, _ in traces] == [gateway.trace, gateway.trace, "c" * 32]
+        assert len({span for _, _, span, _ in traces} | {"d" * 16}) == 4
 
 
 async def test_headers_of_a_connection_stay_on_it() -> None:

@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
-from coding_agent_consumer.gateway import Upstream, WireFormat
 from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.gateway.gateway_server import LIMITS, open_gateway
+from coding_agent_consumer.gateway.upstream import Upstream
+from coding_agent_core.settings.llm import WireFormat
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider
 

@@ -58,8 +58,6 @@ async def work(wish: dict[str, Any]) -> dict[str, Any]:
         gateways(wish.get("upstream")) as credentials,
     ):
         socket = str(getattr(workspace, "_path"))  # noqa: B009 - a private one, for the trials
-        if wish.get("bundle"):
-            await workspace.seed(Path(wish["bundle"]), "work")
         for command in wish["commands"]:
             text = command.replace("@AGENT@", str(os.getpid())).replace("@SOCKET@", socket)
             for name, value in credentials.items():
@@ -77,8 +75,9 @@ async def gateways(upstream: str | None) -> AsyncIterator[dict[str, str]]:
     if upstream is None:
         yield {}
         return
-    from coding_agent_consumer.gateway import Upstream, WireFormat  # noqa: PLC0415 - slow
     from coding_agent_consumer.gateway.gateway_server import open_gateway  # noqa: PLC0415 - slow
+    from coding_agent_consumer.gateway.upstream import Upstream  # noqa: PLC0415 - slow
+    from coding_agent_core.settings.llm import WireFormat  # noqa: PLC0415 - slow
 
     providers = [Upstream(WireFormat.OPENAI, upstream, os.environ["OPENAI_API_KEY"])]
     async with open_gateway(providers) as gateway, open_gateway(providers) as other:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import launch
-from coding_agent_consumer.workspace.framing import END_SECONDS
+from coding_agent_consumer.workspace.framing import END_SECONDS, Seed
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.processes import living_parents
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
@@ -31,12 +31,12 @@ both = pytest.mark.parametrize("workspace", [Isolation.NAMESPACES, Isolation.NON
 
 @pytest.fixture
 async def workspace(
-    request: pytest.FixtureRequest, base_dir: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, base_dir: Path, seed: Seed, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Workspace]:
     monkeypatch.setattr(launch, "OUTPUT_LIMIT", LIMIT)
     settings = WorkspaceSettings(isolation=getattr(request, "param", Isolation.NONE), command_timeout=120)
     async with launch_workspace(settings, base_dir=base_dir) as client:
-        await client.seed(bundle, "work")
+        await client.seed(seed)
         yield client
 
 

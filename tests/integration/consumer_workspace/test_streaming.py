@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.workspace import framing
+from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import (
     MAX_LINE,
@@ -25,10 +26,10 @@ PATIENCE = 60.0
 
 
 @pytest.fixture
-async def workspace(request: pytest.FixtureRequest, base_dir: Path, bundle: Path) -> AsyncIterator[Workspace]:
+async def workspace(request: pytest.FixtureRequest, base_dir: Path, seed: Seed) -> AsyncIterator[Workspace]:
     settings = WorkspaceSettings(isolation=getattr(request, "param", Isolation.NONE), command_timeout=1)
     async with launch_workspace(settings, base_dir=base_dir) as client:
-        await client.seed(bundle, "work")
+        await client.seed(seed)
         yield client
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_consumer.gateway import Upstream, WireFormat, gateway_server
+from coding_agent_consumer.gateway import gateway_server
 from coding_agent_consumer.gateway.gateway_server import open_gateway
+from coding_agent_consumer.gateway.upstream import Upstream
 from coding_agent_core.runtime.http_server import PAGE_LIMITS, ClientLimits, listen, metrics_served, serve
 from coding_agent_core.runtime.metrics import metrics_page
+from coding_agent_core.settings.llm import WireFormat
 from coding_agent_forges.github.app_settings import App
 from coding_agent_forges.github.settings import GitHub
 from coding_agent_operator.cluster.watching import probes_served

@@ -108,7 +108,6 @@ def test_one_process_polls_unless_it_is_switched_off(tmp_path: Path, enabled: bo
             until(lambda: select.select([forge], [], [], 0)[0], "the forge is polled")
         # Its first poll waits for an answer, for as long as a stop gives it.
         program.kill() if enabled else program.terminate()
-        assert enabled or not select.select([forge], [], [], 0)[0]
     assert ("Webhooks only: scheduling.enabled is false" in program.text()) is not enabled
 
 

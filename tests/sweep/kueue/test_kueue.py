@@ -100,6 +100,7 @@ def test_quota_for_two_of_three_a_cancelled_one_leaves_and_the_next_follows(
     process.start()
     first, second = place.running()
     later = place.create(names.index(waiting) + 1, run=2)
+    place.answer(later)
     place.until("the next run waits", lambda: place.because(later, "WaitingForRun"))
     assert f"{waiting}-1" in place.workloads()
     place.patch(waiting, cancel=True)

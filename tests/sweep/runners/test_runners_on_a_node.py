@@ -215,6 +215,7 @@ def start(
                 "anthropic": {
                     "base_url": world.model.url,
                     "model": SECOND_MODEL,
+                    "context_length": 2 * MUCH,
                     "api_key": {"files": [f"/etc/coding-agent/credentials/{key}"]},
                 },
             },

@@ -39,6 +39,8 @@ def test_it_takes_the_steps_of_the_quick_start_and_can_be_repeated(
         at = (forge.base_url, model.base_url.removesuffix("/v1"), tmp_path / "values.yaml")
         for _ in range(2):
             said = quick_start.follow(control_plane, namespace, *at)
-            assert {line.split()[0] for line in said.splitlines()} == {"ok"}, said
+            off = [line[9:].split("  ")[0] for line in said.splitlines() if line.startswith("off")]
+            assert off == ["transcripts", "commands"], "there is no storage and no webhook"
+            assert {line.split()[0] for line in said.splitlines()} == {"ok", "off"}, said
         labeled = [event for event in forge.item(REPOSITORY, 1).events if event.event == "labeled"]
         assert [event.label.name for event in labeled if event.label].count(BOT) == 1

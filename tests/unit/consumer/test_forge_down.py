@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.item.forge_tasks import WithdrawnWork
-from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, Permit
+from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, ForgePermit
 from coding_agent_consumer.queue.task_handler import TaskHandler
 from coding_agent_core.errors import ForgeUnavailableError
 from coding_agent_core.runtime.retry import Clock
@@ -27,7 +27,7 @@ class Time:
         self.clock = Clock(monotonic=lambda: self.now, chance=lambda: 1.0)
 
 
-def trial(breaker: CircuitBreaker) -> Permit:
+def trial(breaker: CircuitBreaker) -> ForgePermit:
     found = breaker.trial()
     assert found is not None
     return found
@@ -116,7 +116,7 @@ def test_the_next_task_of_a_forge_that_is_down_is_not_tried(world: World) -> Non
 
 
 def test_an_attempt_whose_work_has_not_begun_does_not_count_either(world: World) -> None:
-    world.works, world.outcomes = False, [Outcome(reason=Reason.FORGE_UNAVAILABLE, message="It is down.")]
+    world.works, world.outcomes = False, [Outcome(reason=Reason.FORGE_DOWN, message="It is down.")]
     world.label()
     world.sleep(5)
     assert world.item.state is not None

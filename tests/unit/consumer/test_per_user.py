@@ -6,12 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from coding_agent_consumer.attempt.per_user import (
-    PersonalSettings,
-    settings_for,
-    with_personal,
-    with_task_options,
-)
+from coding_agent_consumer.agent.model_spec import with_task_options
+from coding_agent_consumer.attempt.per_user import PersonalSettings, settings_for, with_personal
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.runtime.retry import Clock

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.agent.failures import failure_of, too_long
-from coding_agent_consumer.agent.model_spec import Api, allowed_models, model_spec, upstreams
+from coding_agent_consumer.agent.model_spec import Api, model_spec
 from coding_agent_consumer.agent.models import open_model, retry_policy, transient
+from coding_agent_consumer.agent.upstreams import allowed_models, upstreams
 from coding_agent_consumer.gateway.wire_formats import UNREACHABLE
 from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_core.errors import SettingsError

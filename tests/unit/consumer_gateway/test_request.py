@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.gateway import model_request
-from coding_agent_consumer.gateway.headers import check_content, sent_headers, sent_parameters
+from coding_agent_consumer.gateway.headers import check_content, sent_headers, sent_parameters, traceparent
 from coding_agent_consumer.gateway.ledger import Size
 from coding_agent_consumer.gateway.model_request import read_request
-from coding_agent_consumer.gateway.wire_formats import Operation, RequestRefusedError, Route, WireFormat
+from coding_agent_consumer.gateway.wire_formats import Operation, RequestRefusedError, Route
+from coding_agent_core.settings.llm import WireFormat
 
 MESSAGES = Route(WireFormat.ANTHROPIC, Operation.MESSAGES, "/v1/messages")
 RESPONSES = Route(WireFormat.OPENAI, Operation.RESPONSES, "/responses")
@@ -150,6 +151,24 @@ def test_every_model_that_may_answer_must_be_allowed() -> None:
     assert status(CHAT, extra_body={"models": "large"}) == 403
     assert status(GEMINI_COUNT, generateContentRequest={"model": "models/m"}) == 200
     assert status(GEMINI, model="large") == 403
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("", f"00-{'a' * 32}-{'b' * 16}-01"),
+        (f"00-{'c' * 32}-{'d' * 16}-00", f"00-{'c' * 32}-{'b' * 16}-00"),
+        (f"00-{'c' * 32}-{'d' * 16}-01", f"00-{'c' * 32}-{'b' * 16}-01"),
+        # W3C Trace Context: what is not valid must not be used, and starts a new trace.
+        (f"00-{'0' * 32}-{'d' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01"),
+        (f"00-{'c' * 32}-{'0' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01"),
+        (f"ff-{'c' * 32}-{'d' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01"),
+        (f"00-{'C' * 32}-{'d' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01"),
+        (f"00-{'c' * 32}-{'d' * 16}-01-more", f"00-{'a' * 32}-{'b' * 16}-01"),
+    ],
+)
+def test_a_request_keeps_the_trace_of_its_client_or_joins_the_attempts(given: str, sent: str) -> None:
+    assert traceparent(given, "a" * 32, "b" * 16) == sent
 
 
 def test_only_known_headers_and_parameters_are_sent() -> None:

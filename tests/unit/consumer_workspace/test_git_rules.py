@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_consumer.repository.clone import parse_tips, require_branch_name
-from coding_agent_consumer.repository.commits import ChangedFile, parse_changes, why_refused
+from coding_agent_consumer.repository.commits import ChangedFile, lost_files, parse_changes, why_refused
 from coding_agent_consumer.repository.forge_commits import why_not_sent
 from coding_agent_consumer.repository.git import RemoteMovedError, classify, git_environment, redact
 from coding_agent_consumer.workspace.init_containers import CannotCopyError, loaded_loader, needed
@@ -213,3 +213,21 @@ def test_the_loader_is_found_among_what_is_mapped() -> None:
     assert loaded_loader(maps) == Path("/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
     with pytest.raises(CannotCopyError):
         loaded_loader("7f23-7f24 r--p 0 fe:00 1   /usr/bin/python3\n")
+
+
+@pytest.mark.parametrize(
+    ("path", "lost"),
+    [
+        ("root.md", False),
+        ("services/common.md", False),
+        ("services/billing/deep/a.md", False),
+        ("services/mail/b.md", True),
+        ("services/billing-old/c.md", True),
+        ("libs/d.md", True),
+    ],
+)
+def test_a_file_is_lost_if_it_is_removed_and_was_never_checked_out(path: str, lost: bool) -> None:
+    removed = ChangedFile(path, "000000", "100644", "0" * 40)
+    assert lost_files([removed], ["services/billing"]) == [path] * lost
+    assert lost_files([removed._replace(mode="100644")], ["services/billing"]) == []
+    assert lost_files([removed], []) == [], "all was checked out"

@@ -73,7 +73,7 @@ def test_documented_command_lines_are_taken() -> None:
         print(where)  # a parser ends the program: what was printed last says where
         arguments = [word for word in words if not word.startswith(("|", ">", "&")) or word == "--help"]
         if "--help" not in arguments:
-            main._parser().parse_args(arguments)
+            main._parser(arguments).parse_args(arguments)
     for where, words in commands("kubectl", "agenttask"):
         print(where)
         plugin().parse_args(list(takewhile(lambda word: word not in ("||", "&&", "|", ">"), words)))

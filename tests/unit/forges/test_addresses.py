@@ -30,6 +30,21 @@ def test_web_base(api_url: str, base: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("api_url", "version"),
+    [
+        ("https://api.github.com", "2026-03-10"),
+        ("https://api.tenant.ghe.com", "2026-03-10"),
+        # GitHub Enterprise Server refuses a version that it does not have, and has the new one since 3.21.
+        ("https://github.example.com/api/v3", "2022-11-28"),
+        ("https://github.com.example.com/api/v3", "2022-11-28"),
+        ("https://notghe.com/api/v3", "2022-11-28"),
+    ],
+)
+def test_a_request_names_a_version_that_its_server_has(api_url: str, version: str) -> None:
+    assert GitHub(api_url=api_url).headers["X-GitHub-Api-Version"] == version
+
+
+@pytest.mark.parametrize(
     ("label", "encoded"),
     [("coding agent", "coding%20agent"), ("a?b#c%20", "a%3Fb%23c%2520"), ("..", "%2E%2E"), (".", "%2E")],
 )

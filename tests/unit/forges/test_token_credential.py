@@ -176,7 +176,12 @@ async def test_the_service_knows_the_account() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "said", "retry_after"),
     [
-        (httpx2.Response(403, json={"message": "Suspended. Unsuspend it."}), ForgeRefusedError, "Unsus", None),
+        (
+            httpx2.Response(403, json={"message": "Suspended. Unsuspend it."}),
+            ForgeRefusedError,
+            "Unsus",
+            None,
+        ),
         (httpx2.Response(401, json={"message": "Who?"}), ForgeRefusedError, "Who", None),
         (httpx2.Response(503, headers={"retry-after": "9"}, text="<p>"), ForgeUnavailableError, "503", 9.0),
         (httpx2.Response(200, json={"token": "secret"}), ForgeUnavailableError, "unexpected", None),

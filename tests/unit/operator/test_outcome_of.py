@@ -26,11 +26,12 @@ RETRIED, FINAL = True, False
 COUNTED, FREE = True, False
 
 Kind = tuple[str, bool, bool]
-GOOD, PERMANENT, TRANSIENT, DISRUPTED = (
+GOOD, PERMANENT, TRANSIENT, DISRUPTED, RESTARTED = (
     ("Succeeded", FINAL, COUNTED),
     ("Failed", FINAL, COUNTED),
     ("Failed", RETRIED, COUNTED),
     ("Disrupted", RETRIED, FREE),
+    ("Restarted", RETRIED, FREE),
 )
 
 ENDED: list[tuple[str, Job, str, Kind]] = [
@@ -112,6 +113,7 @@ ENDED: list[tuple[str, Job, str, Kind]] = [
     ("agent: model", failed(**said(Reason.MODEL_UNAVAILABLE)), "ModelUnavailable", TRANSIENT),
     ("agent: budget", failed(**said(Reason.LIMIT_REACHED)), "LimitReached", PERMANENT),
     ("agent: refused", failed(**said(Reason.FORGE_REFUSED)), "ForgeRefused", PERMANENT),
+    ("agent: forge down", failed(**said(Reason.FORGE_DOWN)), "ForgeDown", RESTARTED),
     ("agent: stopped", failed(**said(Reason.CANCELLED)), "Stopped", DISRUPTED),
     (
         "agent: stopped by preemption",

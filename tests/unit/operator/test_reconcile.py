@@ -38,7 +38,7 @@ class Cluster:
     async def pods_of(self, _: str) -> tuple[Pod, ...]:
         return read_pods(self.pods)
 
-    async def mount_failures(self, _: str) -> list[str]:
+    async def setup_failures(self, _: str) -> list[str]:
         return list(self.missing)
 
     async def newest(self, _: AgentTask) -> AgentTask:

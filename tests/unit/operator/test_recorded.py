@@ -123,7 +123,7 @@ def test_what_is_alerted_on_is_there_before_it_happens() -> None:
     assert {reason for phase, reason in ends if phase == "Succeeded"} == good
     assert ("Cancelled", "Cancelled") in ends
     failed = {reason for phase, reason in ends if phase == "Failed"}
-    assert failed >= {*Reason} - good - {Reason.CANCELLED}
+    assert failed >= {*Reason} - good - {Reason.CANCELLED, Reason.WITHDRAWN}
     assert failed >= {"OOMKilled", "PodLost", "TooManyAttempts", "Unschedulable", "ErrImagePull"}
 
 

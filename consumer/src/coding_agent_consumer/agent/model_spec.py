@@ -1,4 +1,4 @@
-"""Choose the model, and the providers behind the gateway, by the settings."""
+"""Chooses the model of an attempt, by the settings and the task's options."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from enum import StrEnum
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.settings.credentials import credential_place
+from coding_agent_core.settings.llm import WireFormat
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.section import Secrets
+from coding_agent_core.settings.section import Secrets, for_repository
+from coding_agent_core.task.model import Item
+from coding_agent_core.task.runners import RunnerName
 
-from coding_agent_consumer.gateway import Upstream, WireFormat, WorkloadIdentity
-
-_VENDORS = {
+VENDOR_HOSTS = {
     "openai": "api.openai.com",
     "anthropic": "api.anthropic.com",
     "google": "generativelanguage.googleapis.com",
@@ -66,7 +67,7 @@ class ModelSpec:
     @property
     def is_vendors_own(self) -> bool:
         """Whether this is the vendor's own service, which knows parameters that compatible ones refuse."""
-        return self.provider in _VENDORS and self.host == _VENDORS[self.provider]
+        return self.provider in VENDOR_HOSTS and self.host == VENDOR_HOSTS[self.provider]
 
     @property
     def wire_format(self) -> WireFormat:
@@ -95,7 +96,7 @@ def model_spec(settings: Settings) -> ModelSpec:
         SettingsError: the vendor's own service is chosen, but no key is set.
     """
     llm = settings.llm
-    chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), _VENDORS.get(llm.provider)
+    chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), VENDOR_HOSTS.get(llm.provider)
     is_own = vendor is not None and host_of(url) == vendor
     match llm.provider:
         case "openai" if llm.openai.api != "auto":
@@ -128,55 +129,28 @@ def model_spec(settings: Settings) -> ModelSpec:
     return spec
 
 
-def upstreams(settings: Settings) -> list[Upstream]:
-    """Return the providers behind the gateway: `llm.provider`, other formats with a key, and the fallbacks.
+def with_task_options(
+    settings: Settings,
+    item: Item,
+    *,
+    model: str | None = None,
+    runner: RunnerName | None = None,
+    instructions: str | None = None,
+) -> Settings:
+    """Return a copy of the settings with a task's runner, model and instructions.
 
-    Raises:
-        SettingsError: the vendor's own service is chosen, but no key is set.
+    The task's runner wins over the repository's. Its instructions come after the installation's.
     """
-    cloud = settings.gateway.identity
-    if cloud is not None:
-        _check_identity(settings)
-    spec = model_spec(settings)
-    identity = WorkloadIdentity(cloud) if cloud is not None else None
-    providers = [Upstream(spec.wire_format, spec.base_url, spec.api_key, identity)]
-    for name in _VENDORS:
-        section = getattr(settings.llm, name)
-        key = Secrets(section.api_key).first()
-        if WireFormat(name) is not spec.wire_format and key is not None:
-            providers.append(Upstream(WireFormat(name), section.base_url, key))
-    for fallback in settings.gateway.fallbacks:
-        key = Secrets(fallback.api_key).first()
-        providers.append(Upstream(WireFormat(fallback.format), fallback.base_url, key))
-    return providers
-
-
-def allowed_models(settings: Settings) -> tuple[str, ...]:
-    """Return the models that requests may name: `gateway.models`, or the models of the providers."""
-    if settings.gateway.models:
-        return settings.gateway.models
-    llm = settings.llm
-    names = [llm.provider, *(name for name in _VENDORS if Secrets(getattr(llm, name).api_key).first())]
-    # Claude Code asks for a longer context with a suffix of the model's name, which it does not send.
-    models = [one for name in names for one in _spellings(getattr(llm, name).model)]
-    return tuple(dict.fromkeys(models))
-
-
-def _spellings(model: str) -> tuple[str, ...]:
-    # Claude Code marks a context of a million tokens in this way; the provider's name lacks the mark.
-    return model, model.removesuffix("[1m]")
-
-
-def _check_identity(settings: Settings) -> None:
-    llm = settings.llm
-    name, vendor = f"llm.{llm.provider}", _VENDORS.get(llm.provider)
-    if vendor is None or host_of(llm.address) == vendor:
-        raise SettingsError(
-            f"gateway.identity opens a cloud's service, and {name} is not one: set {name}.base_url to the "
-            "cloud's address, or remove gateway.identity"
-        )
-    if getattr(llm, llm.provider).api_key.configured:
-        place = credential_place(settings, f"{name}.api_key")
-        raise SettingsError(
-            f"{name}.api_key and gateway.identity are both set: remove {place}, or the identity"
-        )
+    chosen = runner or for_repository(settings.consumer.runners, item.host, item.repository)
+    if chosen is not None:
+        consumer = settings.consumer.model_copy(update={"runner": chosen})
+        settings = settings.model_copy(update={"consumer": consumer})
+    if model is not None:
+        # A runner may use another service than the provider: the one that speaks its format.
+        names = {settings.llm.provider, *(wire_format.value for wire_format in WireFormat)}
+        sections = {name: getattr(settings.llm, name).model_copy(update={"model": model}) for name in names}
+        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=sections)})
+    if instructions is not None:
+        joined = "\n\n".join(filter(None, (settings.instructions, instructions)))
+        settings = settings.model_copy(update={"instructions": joined})
+    return settings

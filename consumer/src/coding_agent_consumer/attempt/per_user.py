@@ -1,4 +1,4 @@
-"""The settings that a person may have for their tasks, and the resulting settings of one attempt.
+"""The settings that a person may have for their tasks.
 
 A person's settings are a list of plain keys and not a part of the settings tree: they name no file, no
 environment variable, and nothing that decides where a secret of the installation is sent. A person's own
@@ -20,9 +20,7 @@ from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.predecessor import Translation
-from coding_agent_core.settings.section import Secrets, SecretSettings, Section, for_repository
-from coding_agent_core.task.model import Item
-from coding_agent_core.task.runners import RunnerName
+from coding_agent_core.settings.section import Secrets, SecretSettings, Section
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -33,8 +31,6 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-
-from coding_agent_consumer.gateway import WireFormat
 
 _logger = logging.getLogger("coding_agent.attempt")
 
@@ -209,35 +205,10 @@ def with_personal(settings: Settings, data: Mapping[str, Any]) -> Settings:
     if own.system_prompt is not None:
         changes["system_prompt"] = own.system_prompt
     if own.instructions is not None:
-        changes["instructions"] = _joined(settings.instructions, own.instructions)
+        changes["instructions"] = "\n\n".join(filter(None, (settings.instructions, own.instructions)))
     if own.max_llm_process_num is not None:
         changes["max_llm_process_num"] = min(settings.max_llm_process_num, own.max_llm_process_num)
     return settings.model_copy(update=changes)
-
-
-def with_task_options(
-    settings: Settings,
-    item: Item,
-    *,
-    model: str | None = None,
-    runner: RunnerName | None = None,
-    instructions: str | None = None,
-) -> Settings:
-    """Return a copy with the task's options: its runner or the repository's, its model for the service that
-    this runner uses, and its instructions after the others."""
-    chosen = runner or for_repository(settings.consumer.runners, item.host, item.repository)
-    if chosen is not None:
-        consumer = settings.consumer.model_copy(update={"runner": chosen})
-        settings = settings.model_copy(update={"consumer": consumer})
-    if model is not None:
-        # A runner may use another service than the provider: the one that speaks its format.
-        names = {settings.llm.provider, *(wire_format.value for wire_format in WireFormat)}
-        sections = {name: getattr(settings.llm, name).model_copy(update={"model": model}) for name in names}
-        settings = settings.model_copy(update={"llm": settings.llm.model_copy(update=sections)})
-    if instructions is not None:
-        joined = _joined(settings.instructions, instructions)
-        settings = settings.model_copy(update={"instructions": joined})
-    return settings
 
 
 def _llm(ours: LLM, own: _LLM) -> LLM:
@@ -315,7 +286,3 @@ def _problem(where: str, entry: Mapping[str, Any]) -> str:
     foreign = entry["type"] == "extra_forbidden"
     message = "this cannot be set for one person" if foreign else problem_of(entry)
     return f"{one_line(printable(where), _SHOWN_KEY)}: {message}"
-
-
-def _joined(ours: str | None, more: str) -> str:
-    return f"{ours}\n\n{more}" if ours else more

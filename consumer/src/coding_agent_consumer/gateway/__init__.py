@@ -7,12 +7,4 @@ the real key, counts what each answer used, and answers 402 once the attempt's a
 finds in it, `headers` lists the headers that are passed on, `ledger` prices and reserves, `meter` reads what
 an answer used, `upstream` describes a provider, `providers` asks them, `forwarding` passes requests and
 answers on, and `gateway_server` sets their limits.
-
-This package imports only descriptions. The server's libraries take a tenth of a second, and an attempt
-imports them while it clones.
 """
-
-from coding_agent_consumer.gateway.upstream import Upstream, WorkloadIdentity
-from coding_agent_consumer.gateway.wire_formats import WireFormat
-
-__all__ = ["Upstream", "WireFormat", "WorkloadIdentity"]

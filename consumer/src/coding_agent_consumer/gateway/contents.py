@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from coding_agent_consumer.gateway.wire_formats import RequestRefusedError, Route, WireFormat
+from coding_agent_core.settings.llm import WireFormat
+
+from coding_agent_consumer.gateway.wire_formats import RequestRefusedError, Route
 
 _LOCAL_TOOLS = ("bash_", "text_editor_", "computer_", "memory_", "tool_search_")
 """Prefixes of Anthropic's tools that the client runs."""

@@ -20,6 +20,7 @@ from coding_agent_consumer.gateway.headers import (
     returned_headers,
     sent_headers,
     sent_parameters,
+    traceparent,
 )
 from coding_agent_consumer.gateway.ledger import (
     Ledger,
@@ -66,12 +67,14 @@ class Gateway:
         requests: number of requests for an answer that were answered or are under way.
         most_requests: how many answers the client may have; `None`: there is no limit.
         too_many: set once a request was refused because of `most_requests`.
+        trace: id of the trace that the requests of this attempt belong to.
         retry_after: seconds to wait, added to a 429 of a provider that gives none; `None`: nothing is added.
     """
 
     def __init__(self, url: str, ledger: Ledger) -> None:
         self.url = url
         self.credential = f"gateway-{secrets.token_urlsafe(32)}"
+        self.trace = secrets.token_hex(16)
         self.exhausted = asyncio.Event()
         self.requests = 0
         self.most_requests: int | None = None
@@ -197,6 +200,8 @@ class GatewayApp:
         if not upstreams:
             raise RequestRefusedError(404, f"No provider of the format {route.format} is configured.")
         sent = sent_headers(request.headers)
+        given, span = sent.get("traceparent", ""), secrets.token_hex(8)
+        sent["traceparent"] = traceparent(given, self.gateway.trace, span)
         parameters = sent_parameters(request.query)
         if route.operation is Operation.MODELS:
             response = await self.providers.ask(upstreams, route, parameters, sent, b"")

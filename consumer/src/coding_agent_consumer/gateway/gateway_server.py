@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from coding_agent_core.errors import SettingsError
@@ -18,6 +19,8 @@ from coding_agent_consumer.gateway.forwarding import HEAD_LIMIT, Gateway, Gatewa
 from coding_agent_consumer.gateway.ledger import Ledger
 from coding_agent_consumer.gateway.providers import open_providers
 from coding_agent_consumer.gateway.upstream import Upstream
+
+_logger = logging.getLogger("coding_agent.gateway")
 
 LIMITS = ClientLimits(
     connections=64, connections_of_address=64, head_size=HEAD_LIMIT, body_size=None, body_time=None, grace=2
@@ -61,6 +64,7 @@ async def open_gateway(
     with contextlib.closing(listener):
         ledger = Ledger(allowance)
         gateway = Gateway(f"http://{host}:{listener.getsockname()[1]}", ledger)
+        _logger.info("The requests to the model belong to the trace %s", gateway.trace)
         async with open_providers(upstreams, timeout) as providers:
             app = GatewayApp(
                 gateway=gateway,

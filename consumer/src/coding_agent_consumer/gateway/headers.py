@@ -45,6 +45,26 @@ _NOT_RETURNED = frozenset(
 )
 
 
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+"""W3C Trace Context, version 00; ids of zeros only are invalid."""
+
+
+def traceparent(given: str, trace: str, span: str) -> str:
+    """Return the header with which a provider finds its traces of a request, as W3C Trace Context says.
+
+    The gateway participates in the trace: it keeps the client's trace and flags, and names its own span as
+    the parent. A request without a valid header belongs to the attempt's trace.
+
+    Args:
+        given: the client's header; empty if there is none.
+        trace: the id of the attempt's trace, 32 hexadecimal digits.
+        span: the id of this request, 16 hexadecimal digits.
+    """
+    # The flag `sampled` (01) is set: most servers record a trace with a parent only if the parent says so.
+    kept = _TRACEPARENT.fullmatch(given)
+    return f"00-{kept[1]}-{span}-{kept[2]}" if kept else f"00-{trace}-{span}-01"
+
+
 def sent_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a client's request that the gateway passes on; names are in lower case."""
     named = {name.strip().lower() for name in headers.get("connection", "").split(",")}

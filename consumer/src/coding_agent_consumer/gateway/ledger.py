@@ -274,7 +274,7 @@ class Ledger:
         self._count(model, used, self._value(used, pricing), cost)
 
     def charge_reserved(self, number: int, model: str, seen: Tokens, pricing: Pricing | None) -> None:
-        """Count a reservation as spent, because the answer does not say what it used.
+        """Charge a whole reservation, because the answer does not say how many tokens it used.
 
         Args:
             seen: the tokens that the answer showed. They count if nothing is reserved, without an allowance.

@@ -28,10 +28,10 @@ from urllib.parse import quote, urlencode
 
 import httpx2
 from coding_agent_core.errors import CodingAgentError
-from coding_agent_core.settings.llm import IDENTITY_TOKEN, Identity
+from coding_agent_core.settings.llm import IDENTITY_TOKEN, Identity, WireFormat
 from coding_agent_core.task.model import parse_time
 
-from coding_agent_consumer.gateway.wire_formats import Route, WireFormat, credential_header
+from coding_agent_consumer.gateway.wire_formats import Route, credential_header
 
 _logger = logging.getLogger("coding_agent.gateway")
 
@@ -170,7 +170,15 @@ class WorkloadIdentity:
 
 
 def bedrock_token(key: str, secret: str, session: str, *, region: str, now: datetime, seconds: int) -> str:
-    """Return the bearer token for AWS credentials: a presigned URL of `CallWithBearerToken` in base64."""
+    """Return the token with which AWS credentials open Bedrock: a presigned URL in base64.
+
+    AWS's package `aws-bedrock-token-generator` makes the same token, for the action `CallWithBearerToken`.
+
+    Args:
+        key, secret, session: the temporary credentials.
+        now: the time of the signature, in UTC.
+        seconds: how long the token is valid.
+    """
     at = now.strftime("%Y%m%dT%H%M%SZ")
     scope = f"{at[:8]}/{region}/bedrock/aws4_request"
     query = urlencode(

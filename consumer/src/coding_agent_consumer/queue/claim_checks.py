@@ -49,8 +49,6 @@ class ClaimChecks:
             OutdatedError: another consumer has reported since.
             TaskStoppedError: another consumer may have the task. No work has begun, so it can have it.
         """
-        if claim.exclusive:
-            return
         if not await self._holds_item(claim):
             claim.lost.set()
             raise TaskStoppedError
@@ -72,7 +70,7 @@ class ClaimChecks:
             ForgeError: the comment cannot be read.
             TaskStoppedError: another consumer has or had the task.
         """
-        if not (claim.exclusive or claim.lost.is_set()):
+        if not claim.lost.is_set():
             await self._holds_item(claim)
             shown, ours = await remembered(task.forge, task.item), task.state
             if shown is not None and (shown.run, shown.attempt, shown.phase.terminal) > (

@@ -25,7 +25,7 @@ from coding_agent_core.platforms.text import last_lines
 from coding_agent_core.runtime.retry import Deadline
 from coding_agent_core.settings.connections import BUCKET_TOKEN, S3, ContextStorage
 from coding_agent_core.settings.section import Secrets
-from coding_agent_core.task.attempts import MAX_TAIL, Outcome, attempt_of_key, folder_of, transcript_key
+from coding_agent_core.task.attempts import MAX_TAIL, Outcome, folder_of, transcript_key
 from coding_agent_core.task.model import Item
 
 from coding_agent_consumer.transcripts.transcript import LastLines, recap
@@ -412,3 +412,9 @@ def _why(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) or code == "404":
         return "does not exist (context_storage.s3)"
     return f"answered HTTP {code}" if code else f"cannot be reached ({type(error).__name__})"
+
+
+def attempt_of_key(key: str) -> int | None:
+    """Return the number of the attempt whose transcript has this key; `None` for any other key."""
+    found = re.search(r"(?:^|/)attempt-(\d{1,6})\.jsonl$", key)
+    return int(found.group(1)) if found else None

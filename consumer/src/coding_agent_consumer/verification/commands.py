@@ -16,7 +16,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.environment import VerifyCommand
 from coding_agent_core.task.reasons import Reason
-from coding_agent_core.task.verification import VerifiedCommand, VerifyReport, verified
+from coding_agent_core.task.verification import VerifiedCommand, VerifyReport, not_run, verified
 
 from coding_agent_consumer.agent_interface import Brief
 from coding_agent_consumer.repository.publisher import Publisher
@@ -106,7 +106,7 @@ class WorkVerification:
         while True:
             worked = await self.commit(worked)
             if not self.publisher.has_work:
-                return worked.model_copy(update={"verify": not_run(self.commands)})
+                return worked.model_copy(update={"verify": not_run(len(self.commands))})
             try:
                 results = await run_until(
                     lambda: run_commands(self.workspace, self.commands, deadline=self.deadline, scrub=scrub),
@@ -118,7 +118,7 @@ class WorkVerification:
             except (WorkspaceGoneError, WorkspaceRequestError) as error:
                 # The work is safe. The evidence pod says what the commands give.
                 noted = _noted(worked, f"The commands that check the work could not run: {error}")
-                return noted.model_copy(update={"verify": not_run(self.commands)})
+                return noted.model_copy(update={"verify": not_run(len(self.commands))})
             report = _report(results, repairs)
             worked = worked.model_copy(update={"verify": report})
             over = repairs >= self.settings.verify.repairs or self.stop.is_set() or self.deadline.passed
@@ -153,20 +153,13 @@ def _noted(worked: Outcome, note: str) -> Outcome:
     return worked.model_copy(update={"summary": f"{worked.summary}\n\n{note}".strip()})
 
 
-def not_run(commands: Sequence[VerifyCommand]) -> VerifyReport | None:
-    """Return the report of commands that did not run in the attempt: none of them has passed."""
-    return VerifyReport(commands=len(commands), failed=len(commands)) if commands else None
-
-
 def _report(results: Sequence[VerifiedCommand], repairs: int) -> VerifyReport:
     failed = sum(not one.passed for one in results)
     return VerifyReport(commands=len(results), failed=failed, repairs=repairs)
 
 
 def note_about(commands: Sequence[VerifyCommand]) -> str:
-    """Return a text for the prompt that names the commands; empty if there are none."""
-    if not commands:
-        return ""
+    """Return a text for the prompt that names the commands."""
     lines = [f"- `{one_line(printable(command.run), 200)}`" for command in commands]
     told = "These commands check your work after you finish, and all of them must end with exit code 0:"
     return "\n".join(["\n\n# Verification", "", told, "", *lines])

@@ -235,7 +235,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--socket", type=Path, required=True, help="Unix socket to listen on (mode 0600)")
     parser.add_argument(
-        "--group", action="store_true", help="the group of the socket's folder may connect too (mode 0660)"
+        "--group",
+        action="store_true",
+        help="the group that we share with the agent may connect too (mode 0660)",
     )
     parser.add_argument("--root", type=Path, required=True, help="folder for the tree, HOME and /tmp")
     parser.add_argument("--command-timeout", type=float, default=300.0, help="seconds for one command")

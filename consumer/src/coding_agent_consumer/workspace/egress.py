@@ -105,7 +105,7 @@ async def denials(environment: Mapping[str, str], *, hurry: bool = False) -> tup
     async def ask() -> httpx2.Response:
         async with (
             asyncio.timeout(limit),
-            httpx2.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,  # noqa: S113 - the limit above counts
+            httpx2.AsyncClient(proxy=proxy, timeout=None, trust_env=False) as client,
         ):
             return await client.get(f"http://{DENIALS_HOST}/")
 

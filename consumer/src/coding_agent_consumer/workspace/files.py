@@ -108,7 +108,7 @@ def usable_path(candidates: Iterable[str]) -> str:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all that is in it; links are not followed, and what cannot be removed stays.
+    """Remove a folder and its contents. Links are not followed. A part that cannot be removed stays.
 
     This runs `rm`, because `shutil.rmtree` is recursive: before Python 3.13, it ends with a RecursionError at
     about 1,000 nested folders.

@@ -64,7 +64,7 @@ class CannotCopyError(Exception):
 
 
 def copy_program(target: Path) -> None:
-    """Copy the workspace program with all that it needs; repeating this gives the same result.
+    """Copy the workspace program and the files that it needs. The call can be repeated.
 
     Raises:
         CannotCopyError: git or the loader cannot be found.
@@ -162,7 +162,7 @@ class TooLargeError(Exception):
 
 @dataclass
 class Limit:
-    """How much may still be copied.
+    """The bytes, files and time that are left for the copy.
 
     Attributes:
         until: the end of the copy by the monotonic clock.

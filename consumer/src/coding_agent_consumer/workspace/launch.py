@@ -87,7 +87,7 @@ async def launch_workspace(
 
     example:
         async with launch_workspace(settings.consumer.workspace) as workspace:
-            await workspace.seed(bundle, "agent/7")
+            await workspace.seed(repository.seed())
             print((await workspace.run("make test")).output)
     """
     if settings.socket is not None:

@@ -94,7 +94,7 @@ def signals_deferred() -> Iterator[None]:
 
 
 def childless() -> bool:
-    """Whether this process has no child left, ended or not. A subreaper then has no descendants."""
+    """Whether this process has no children, running or ended. A subreaper then has no descendants."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

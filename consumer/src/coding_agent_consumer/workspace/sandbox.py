@@ -128,8 +128,12 @@ def _enter_last_user_namespace() -> bool:
 
     In a namespace of its own, a command has all capabilities, and with them reaches much more of the kernel.
     The limit counts for all namespaces below the one in which it is written (user_namespaces(7)), so we enter
-    one, as the commands' user. If the kernel refuses one to us, it refuses one to the commands too.
+    one, as the commands' user. If the kernel refuses one to us, it refuses one to the commands too. Linux has
+    the limit wherever it has user namespaces. gVisor has namespaces without it; there, a command in one still
+    reaches only gVisor's kernel, and not the machine's.
     """
+    if not _NO_MORE_NAMESPACES.exists():
+        return False
     try:
         linux.enter_user_namespace()
     except OSError:

@@ -147,27 +147,37 @@ class WorkspaceClient:
     async def ping(self) -> None:
         await self._ask({"op": "ping"}, timeout=_CONNECT_SECONDS)
 
-    async def seed(self, bundle: Path, branch: str) -> None:
+    async def seed(self, seed: framing.Seed) -> None:
         # A restarted workspace discards a partial seed, so seeding can be repeated.
-        await self._seed({"op": "seed", "branch": branch}, bundle, self._ask_again)
+        await self._seed(seed, "", self._ask_again)
 
-    async def start_over(self, bundle: Path, branch: str) -> None:
-        await self._seed({"op": "seed", "branch": branch, "over": "all"}, bundle, self._ask_again)
+    async def start_over(self, seed: framing.Seed) -> None:
+        await self._seed(seed, "all", self._ask_again)
 
-    async def restore(self, bundle: Path, branch: str) -> None:
+    async def restore(self, seed: framing.Seed) -> None:
         # A second try could lose what the first one had not moved yet.
-        await self._seed({"op": "seed", "branch": branch, "over": "tracked"}, bundle, self._ask)
+        await self._seed(seed, "tracked", self._ask)
 
-    async def _seed(self, header: dict[str, Any], bundle: Path, ask: Exchange) -> None:
-        size = (await asyncio.to_thread(bundle.stat)).st_size
-        if size > framing.MAX_BUNDLE:
+    async def _seed(self, seed: framing.Seed, over: str, ask: Exchange) -> None:
+        files = await asyncio.to_thread(seed.files)
+        size = sum(size for _, size in files)
+        if size > framing.MAX_SEED:
             raise WorkspaceRequestError("The repository is larger than 4 GiB, which a workspace cannot hold.")
+        header = {
+            "op": "seed",
+            "over": over,
+            "branch": seed.branch,
+            "commit": seed.commit,
+            "folders": seed.folders,
+            "files": [(path.name, size) for path, size in files],
+        }
 
         async def send(writer: asyncio.StreamWriter) -> None:
-            with bundle.open("rb") as file:
-                while data := await asyncio.to_thread(file.read, 16 * framing.CHUNK):
-                    writer.write(data)
-                    await writer.drain()
+            for path, _ in files:
+                with path.open("rb") as file:
+                    while data := await asyncio.to_thread(file.read, 16 * framing.CHUNK):
+                        writer.write(data)
+                        await writer.drain()
 
         await ask(header, send=send, length=size)
 

@@ -65,9 +65,9 @@ class ChangeState(StrEnum):
 class Mergeability(StrEnum):
     """Whether git can merge the change into its base, whatever rules, reviews and checks say.
 
-    GitHub: `mergeable`. GitLab: `has_conflicts` and `detailed_merge_status`: `conflict` is a conflict;
-    `checking`, `preparing`, `unchecked` and `approvals_syncing` are unknown; all others merge (`need_rebase`
-    too, because a merge of the base makes it obsolete).
+    GitHub: `mergeable`. GitLab: `UNKNOWN` while `detailed_merge_status` is `checking`, `preparing`,
+    `unchecked` or `approvals_syncing`; otherwise `CONFLICT` if it is `conflict` or `has_conflicts` is true;
+    otherwise `MERGES`, also for `need_rebase`, because a merge of the base makes the rebase unnecessary.
     """
 
     MERGES = "merges"

@@ -112,7 +112,7 @@ def safe(value: str, limit: int = _SAFE_LENGTH) -> str:
     """Make foreign text safe for logs and answers: escape control characters and surrogates, and cut it.
 
     Returns:
-        at most `limit` characters; an escape has several.
+        at most `limit` characters. An escaped character counts as several.
     """
     shown = escaped(value[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -102,11 +102,13 @@ class RetryPolicy:
     def next_wait(
         self, *, tried: int, elapsed: float, chance: float, retry_after: float | None = None
     ) -> float | None:
-        """Return the seconds before the next try, never less than `retry_after`; `None` to give up.
+        """Return the seconds to wait before the next try; `None` if the policy permits no further try.
 
         Args:
             tried: the number of tries so far, from 1.
             elapsed: the seconds since the first try started.
+            chance: a number in [0, 1) that spreads the tries of many clients.
+            retry_after: the seconds for which the server asks to wait. The result is not less.
         """
         if tried >= self.tries or (retry_after or 0.0) > self.longest_retry_after:
             return None

@@ -50,7 +50,7 @@ class Labels(Section):
 
 
 class ForgeSettings(Labels):
-    """The base of the section of a forge, which is `SECTION` in the forge's folder."""
+    """The settings that all forges have. Each forge's folder derives its own section from it (`SECTION`)."""
 
     PLATFORM: ClassVar[Platform]
     SCOPE: ClassVar[str]
@@ -85,6 +85,11 @@ class ForgeSettings(Labels):
     def host(self) -> str:
         """The web host."""
         return host_of(self.api_url)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of each request to the REST API."""
+        return {"Accept": "application/json"}
 
     @property
     def connectable(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
@@ -24,6 +25,17 @@ _GOOGLE_PROVIDER = (
 )
 _NEEDED = {"azure": ("tenant_id", "client_id"), "aws": ("role_arn", "region"), "google": ("provider",)}
 _MILLION = Decimal(1_000_000)
+
+
+class WireFormat(StrEnum):
+    """The vendor's wire format in which a client and its provider communicate."""
+
+    ANTHROPIC = "anthropic"
+    """The API Messages."""
+    OPENAI = "openai"
+    """The APIs Responses and Chat Completions."""
+    GOOGLE = "google"
+    """Gemini's `generateContent` and `streamGenerateContent`."""
 
 
 class Price(Section):

@@ -47,7 +47,11 @@ class Sandbox(DemoForge):
 
 @contextlib.contextmanager
 def running_sandbox(
-    platform: Platform, folder: Path, hook: str, checks: Mapping[str, str]
+    platform: Platform,
+    folder: Path,
+    hook: str,
+    checks: Mapping[str, str],
+    issues: tuple[Path, Path] = ISSUES,
 ) -> Iterator[Sandbox]:
     """Run the sandbox until the block ends.
 
@@ -55,6 +59,7 @@ def running_sandbox(
         folder: for its log, its seed and its repositories.
         hook: the address for its webhooks.
         checks: the commands that its CI runs on each new head of a change, by name.
+        issues: the files with the issues 1 and 2.
 
     Raises:
         DemoError: it does not come up.
@@ -72,16 +77,18 @@ def running_sandbox(
         person_token="alice-sandbox-token",
     )
     seed = folder / "seed.yaml"
-    seed.write_text(yaml.safe_dump(_seed(sandbox, hook, checks)), encoding="utf-8")
+    seed.write_text(yaml.safe_dump(_seed(sandbox, hook, checks, issues)), encoding="utf-8")
     command = [sys.executable, "-u", "-m", "coding_agent_testbed.forge", "--flavour", str(platform)]
     command += ["--port", str(port), "--data", str(repositories), "--seed", str(seed)]
     with process(folder, "forge", command, sandbox.url):
         yield sandbox
 
 
-def _seed(sandbox: Sandbox, hook: str, checks: Mapping[str, str]) -> dict[str, object]:
+def _seed(
+    sandbox: Sandbox, hook: str, checks: Mapping[str, str], issues: tuple[Path, Path]
+) -> dict[str, object]:
     owner, _, name = REPOSITORY.partition("/")
-    first, second = ISSUES
+    first, second = issues
     return {
         "users": [
             {"login": "alice", "token": sandbox.person_token, "admin": True},

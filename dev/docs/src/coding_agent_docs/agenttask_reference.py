@@ -81,6 +81,7 @@ EVENTS = {
     "ItemClosed": "the item was closed, so the task is cancelled",
     "LabelRemoved": "the item has none of our labels, so the task is cancelled",
     "LabelAppliedAgain": "the label was applied again, so a new run starts",
+    "Duplicate": "another run of the item is active, so this one is cancelled",
     "ForgeUnavailable": "the item cannot be updated: the forge does not answer",
     "ForgeRefused": "the item cannot be updated: the forge refuses",
     "ForgeNotConfigured": "the item cannot be updated: there is no token for its host",

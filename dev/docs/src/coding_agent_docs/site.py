@@ -20,7 +20,7 @@ from pathlib import Path
 from coding_agent_docs.errors import DocsError
 from coding_agent_docs.paths import DOCS, ROOT
 
-CONFIG = ROOT / "zensical.toml"
+CONFIG = ROOT / ".zensical.toml"
 SITE = ROOT / ".cache" / "site"
 _BUILD_S = 300
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

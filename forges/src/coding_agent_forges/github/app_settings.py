@@ -11,8 +11,10 @@ from coding_agent_core.settings.section import SecretField, SecretSettings, Sect
 from pydantic import Field
 
 _OWNER_OR_REPOSITORY = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"
-API_HEADERS = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
-"""The headers of each request to the REST API."""
+_CLOUD_VERSION = "2026-03-10"
+_SERVER_VERSION = "2022-11-28"
+"""GitHub Enterprise Server has the newer version only since 3.21 (GitHub's documentation of each release,
+*API Versions*), and refuses one that it does not have."""
 
 
 class Purpose(StrEnum):
@@ -75,4 +77,14 @@ class GitHubServer(Section):
         """
         host = host_of(self.api_url)
         bare = host.removeprefix("api.")
-        return bare if bare == "github.com" or bare.endswith(".ghe.com") else host
+        return bare if _is_cloud(bare) else host
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of each request to the REST API."""
+        version = _CLOUD_VERSION if _is_cloud(self.host) else _SERVER_VERSION
+        return {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": version}
+
+
+def _is_cloud(host: str) -> bool:
+    return host == "github.com" or host.endswith(".ghe.com")

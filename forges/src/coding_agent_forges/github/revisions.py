@@ -137,7 +137,16 @@ class GitHubRevisions:
     details: ItemDetails
 
     async def since(self, since: datetime) -> tuple[Revision, ...]:
-        """Return the changes to the item's title, text and branch after a time."""
+        """Return the changes to the item's title, text and branch after a time.
+
+        A revision without a user and a time stands for what GitHub may hide.
+
+        Args:
+            since: a time by GitHub's clock, which shows whole seconds.
+
+        Raises:
+            ForgeError: GitHub refuses a request or does not answer.
+        """
         edited = await self._edits()
         newer = [revision for revision in edited.revisions() if revision.at and revision.at > since]
         found = [*newer, *edited.hidden(since)]

@@ -16,9 +16,8 @@ from coding_agent_core.forge.values import ItemDetails, Revised, Revision
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.task.model import whole_second
 
-from coding_agent_forges.rest.calls import PAGE_SIZE, Call, ResponseModel
+from coding_agent_forges.rest.calls import PAGE_SIZE, SCAN_PAGES, Call, ResponseModel
 from coding_agent_forges.rest.client import ForgeClient
-from coding_agent_forges.rest.forge import SCAN_PAGES
 from coding_agent_forges.rest.responses import CommentResponse
 
 _NOTES: tuple[tuple[re.Pattern[str], Revised], ...] = (

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from coding_agent_core.errors import CodingAgentError, ForgeError, reason_of
+from coding_agent_core.errors import CodingAgentError, ForgeError, ForgeListTooLongError, reason_of
 from coding_agent_core.forge.changes import ChangeSnapshot, ChangeState, OpenChanges
 from coding_agent_core.task.model import Item
 
@@ -18,6 +18,9 @@ _Known = TypeVar("_Known")
 SET_ASIDE = (200, 403, 404, 500)
 """Statuses of answers that say something about one change, and nothing about the forge as a whole. A
 `ForgeError` has 200 if the answer has an unexpected form."""
+
+CHANGE_PAGES = 20
+"""The most pages that `find_change` reads: forks can have many changes from branches of the same name."""
 
 
 async def read_each(
@@ -70,3 +73,12 @@ def why_unreadable(error: Exception, item: Item, *, of_one_change: bool) -> str:
     elif not of_one_change:
         raise error
     return reason_of(error)
+
+
+def require_all_changes(item: Item, branch: str, *, complete: bool) -> None:
+    """Raise `ForgeListTooLongError` if a list of changes was not read to its end and no change was found."""
+    if not complete:
+        raise ForgeListTooLongError(
+            f"The list of open changes of {item.repository} is longer than what is read of it. It shows none "
+            f"from the branch {branch}, and it is not known whether there is one."
+        )

@@ -63,7 +63,7 @@ _SERVE = (
 def pod_spec(
     template: JobTemplate, attempt_input: AttemptInput, resources: ServiceResources
 ) -> dict[str, Any]:
-    """Return the pod's spec, which is always the same for the same arguments.
+    """Return the spec of an attempt's pod. Equal arguments give equal specs.
 
     Args:
         resources: the resources of each service.

@@ -37,6 +37,7 @@ class Candidate:
         repository_limit: how many tasks of the repository may run at a time.
         budgets: the keys of the budgets that the task shares.
         demand: how much of each budget the task may spend, with its running attempts or with its next one.
+        unread: whether the reporter has to read the item before the task may start.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Candidate:
     priority: int = 0
     budgets: tuple[str, ...] = ()
     demand: Decimal = Decimal(0)
+    unread: bool = False
 
     def short_of(self, left: Mapping[str, Decimal]) -> str | None:
         """Return the first budget that is used up or has less left than the demand; `None` for none."""
@@ -164,7 +166,7 @@ def fair_schedule(
             running[task.repository] += 1
             _reserve(left, task)
     waiting = [task for task in candidates if task.stage is Stage.READY]
-    free = [task for task in waiting if first[task.item] is task]
+    free = [task for task in waiting if first[task.item] is task and not task.unread]
     capacity = max(0, global_limit - sum(running.values()))
     start = [task.name for task in _fairly(free, running, now, aging, left=left, most=capacity)]
     started = set(start)
@@ -176,12 +178,12 @@ def fair_schedule(
         if is_full or running[task.repository] >= task.repository_limit
     }
     # They come last: whatever ends, they still wait for a run of their own item.
-    blocked = [task for task in waiting if first[task.item] is not task]
+    blocked = [task for task in waiting if first[task.item] is not task or task.unread]
     order = [*_fairly(rest, running, now, aging), *_fairly(blocked, running, now, aging)]
     return Schedule(
         start=tuple(start),
         positions={task.name: place for place, task in enumerate(order, start=1)},
-        after={task.name: first[task.item].name for task in blocked},
+        after={task.name: first[task.item].name for task in blocked if first[task.item] is not task},
         limited=limited,
         short={task.name: key for task in order if (key := task.short_of(unspent or {})) is not None},
         left=left,
@@ -209,8 +211,8 @@ def _first_of_items(candidates: Sequence[Candidate]) -> dict[str, Candidate]:
     return first
 
 
-def _precedence(task: Candidate) -> tuple[bool, int, datetime, str]:
-    return task.stage is not Stage.ACTIVE, task.run, task.created, task.name
+def _precedence(task: Candidate) -> tuple[bool, bool, int, datetime, str]:
+    return task.stage is not Stage.ACTIVE, task.unread, task.run, task.created, task.name
 
 
 def _fairly(

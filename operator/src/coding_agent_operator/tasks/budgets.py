@@ -170,7 +170,7 @@ def _value(allowance: Allowance | None, budgets: Budgets) -> Decimal:
 
 
 def counted_until(ended: datetime, repository: tuple[str, str], budgets: Budgets) -> datetime | None:
-    """Return until when an ended task must be kept because a budget counts what it spent.
+    """Return the time until which an ended task must be kept, because a budget counts what it spent.
 
     Args:
         repository: the repository's host and path.

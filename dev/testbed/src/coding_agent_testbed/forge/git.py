@@ -129,6 +129,24 @@ def branch_sha(repository: Path, branch: str) -> str | None:
         return None
 
 
+def folder(repository: Path, branch: str, where: str) -> list[tuple[str, str]] | None:
+    """The names in a folder with their kinds, `blob` or `tree`; `None` if there is no such folder."""
+    try:
+        listed = git(repository, "ls-tree", "-z", f"refs/heads/{branch}:{where}")
+    except subprocess.CalledProcessError:
+        return None
+    entries = (line.split("\t", 1) for line in listed.split("\0") if line)
+    return [(name, facts.split()[1]) for facts, name in entries]
+
+
+def text(repository: Path, branch: str, file: str) -> str | None:
+    """The content of a file of text; `None` if there is no such file."""
+    try:
+        return git(repository, "cat-file", "blob", f"refs/heads/{branch}:{file}")
+    except subprocess.CalledProcessError:
+        return None
+
+
 def branches(repository: Path) -> Sequence[str]:
     """Names of all branches."""
     return git(repository, "for-each-ref", "--format=%(refname:short)", "refs/heads").split()

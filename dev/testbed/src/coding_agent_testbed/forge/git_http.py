@@ -20,8 +20,8 @@ from coding_agent_testbed.forge.model import Flavour, Repository, Role, User
 from coding_agent_testbed.forge.sandbox import Sandbox
 
 _ROUTE = re.compile(r"/(?P<name>.+?)(?:\.git)?/(?P<service>info/refs|git-upload-pack|git-receive-pack)")
-BACKEND_TIMEOUT = 60.0
-"""Seconds for one fetch or push."""
+BACKEND_TIMEOUT = 300.0
+"""Seconds for one fetch or push; a benchmark clones a gigabyte."""
 MAX_PUSH = 100_000_000
 """Bytes of a pushed pack: a sandbox holds it in memory."""
 
@@ -60,6 +60,7 @@ async def serve(request: Request, sandbox: Sandbox) -> Response:
         return PlainTextResponse("Too large for a sandbox.", 413)
     protection = _protection(repository, user, sandbox.store.flavour)
     response = await _backend(request, repository.path, service, body, user, protection)
+    sandbox.git_bytes += len(response.body)
     if service == "git-receive-pack" and user is not None:
         for branch, before, after in pushed_refs(body, bytes(response.body)):
             forced = await asyncio.to_thread(_forced, repository.path, before, after)

@@ -11,6 +11,7 @@ from coding_agent_testbed.forge.clock import Clock
 from coding_agent_testbed.forge.deliveries import Deliveries
 from coding_agent_testbed.forge.errors import HttpError
 from coding_agent_testbed.forge.faults import Fault
+from coding_agent_testbed.forge.history import History
 from coding_agent_testbed.forge.model import Item, Kind, Repository, Tips, User
 from coding_agent_testbed.forge.requestlog import Logged
 from coding_agent_testbed.forge.reviews import Reviews
@@ -49,12 +50,15 @@ class Sandbox:
     clock: Clock
     faults: list[Fault] = field(default_factory=list)
     attachments: dict[str, bytes] = field(default_factory=dict)
+    history: History = field(default_factory=History)
     reviews: Reviews = field(init=False)
     mergeability_lag: int = 1
     """How often a forge says that it does not know yet whether a change can be merged, after each push."""
     hourly_quota: int = 5000
     """How many requests of a token GitHub answers in an hour, for each resource; an installation may have its
     own number."""
+    git_bytes: int = 0
+    """Bytes of all answers to git so far."""
     _hours: dict[tuple[int | str | None, str], Hour] = field(default_factory=dict)
     _asked: dict[int, tuple[str, str, int]] = field(default_factory=dict)
 

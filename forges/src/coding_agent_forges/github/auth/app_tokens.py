@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field
 
-from coding_agent_forges.github.app_settings import API_HEADERS, App, GitHubServer, Purpose
+from coding_agent_forges.github.app_settings import App, GitHubServer, Purpose
 from coding_agent_forges.github.auth.app import (
     AppInstallation,
     AppPlaces,
@@ -506,6 +506,6 @@ def connect_app(
         raise SettingsError("No GitHub App is configured: set `github.app`.")
     jwt_source = AppJwt(app, clock, key=key)
     client = ForgeClient(
-        settings.host, settings.api_url, jwt_source, API_HEADERS, policy, clock, pace, transport
+        settings.host, settings.api_url, jwt_source, settings.headers, policy, clock, pace, transport
     )
     return AppTokens(settings, app, client)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 import uuid
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import JSONResponse
@@ -29,6 +31,19 @@ from coding_agent_testbed.forge.model import CheckHappening, Happening
 from coding_agent_testbed.forge.sandbox import Sandbox
 
 PREFIX = "/api/v3"
+_OLD, _NEW = "2022-11-28", "2026-03-10"
+"""The versions of the REST API. GitHub Enterprise Server has the new one since 3.21; this one has both."""
+_REMOVED = frozenset(
+    {
+        "assignee",
+        "merge_commit_sha",
+        "has_downloads",
+        "use_squash_pr_title_as_default",
+        "master_branch",
+        "rate",
+    }
+)
+"""Fields that the new version lacks (GitHub's documentation, *Breaking changes*), wherever they are."""
 
 
 def router() -> APIRouter:
@@ -110,6 +125,38 @@ def _token_headers(request: Request, sandbox: Sandbox) -> dict[str, str]:
     return shown
 
 
+def version_of(request: Request) -> str:
+    """The version of the API that a request names.
+
+    Raises:
+        HttpError: 400, there is no such version.
+    """
+    version = request.headers.get("x-github-api-version", _OLD)
+    if version not in (_OLD, _NEW):
+        raise HttpError(400, f'"{version}" is not a valid value for X-GitHub-Api-Version')
+    return version
+
+
+async def _without_removed(response: Response) -> Response:
+    """The same answer in the new version."""
+    if response.headers.get("content-type", "").partition(";")[0] != "application/json":
+        return response
+    stream: Any = response  # what `call_next` returns is streamed
+    body = b"".join([part async for part in stream.body_iterator])
+    if body:
+        body = json.dumps(_kept(json.loads(body))).encode()
+    headers = {name: value for name, value in response.headers.items() if name != "content-length"}
+    return Response(body, response.status_code, headers)
+
+
+def _kept(node: object) -> object:
+    if isinstance(node, list):
+        return [_kept(entry) for entry in node]
+    if isinstance(node, dict):
+        return {key: _kept(value) for key, value in node.items() if key not in _REMOVED}
+    return node
+
+
 _BY_NAME = re.compile(rf"{PREFIX}/repos/([^/]+/[^/]+)(/.*)?")
 _BY_ID = re.compile(rf"{PREFIX}/repositories/(\d+)(/.*)?")
 
@@ -162,7 +209,13 @@ async def limit_rate(request: Request, call_next: Callable[[Request], Awaitable[
         # GitHub reads a body as JSON whatever its type says, e.g. that of `curl -d '{"labels": […]}'`.
         kept = [header for header in request.scope["headers"] if header[0] != b"content-type"]
         request.scope["headers"] = [*kept, (b"content-type", b"application/json")]
+        try:
+            version = version_of(request)
+        except HttpError as unknown:
+            return refused(unknown)
         response = redirection(request, sandbox) or await call_next(request)
+        if version == _NEW and not isinstance(response, JSONResponse):
+            response = await _without_removed(response)
     response.headers.update(_token_headers(request, sandbox))
     response.headers.update(
         {

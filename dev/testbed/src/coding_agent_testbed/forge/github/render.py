@@ -193,7 +193,7 @@ class Renderer:
             "allow_forking": True,
             "is_template": False,
             "web_commit_signoff_required": False,
-            "topics": [],
+            "topics": list(repository.topics),
             "visibility": "private" if repository.private else "public",
             "forks": 0,
             "open_issues": still_open,

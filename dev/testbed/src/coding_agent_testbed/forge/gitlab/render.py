@@ -131,7 +131,7 @@ class Renderer:
             "created_at": gitlab_time(repository.created_at),
             "default_branch": repository.default_branch,
             "tag_list": [],
-            "topics": [],
+            "topics": list(repository.topics),
             "ssh_url_to_repo": ssh,
             "http_url_to_repo": f"{web}.git",
             "web_url": web,

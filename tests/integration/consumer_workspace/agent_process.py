@@ -13,8 +13,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import coding_agent_consumer.workspace as package
-import coding_agent_core as core
 from coding_agent_consumer.workspace import linux
 from coding_agent_consumer.workspace.launch import harden_agent_process, launch_workspace
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
@@ -87,13 +85,9 @@ async def gateways(upstream: str | None) -> AsyncIterator[dict[str, str]]:
 def main() -> None:
     wish = json.loads(sys.argv[1])
     if wish.get("uid") is not None and os.geteuid() == 0:
-        needed = {
-            sys.base_prefix,
-            sys.prefix,
-            str(Path(__file__).parent),
-            *(str(Path(m.__path__[0]).resolve().parent) for m in (package, core)),
-        }
-        become(wish["uid"], sorted(needed))
+        # The whole checkout: each of our distributions may import another.
+        checkout = str(Path(__file__).resolve().parents[3])
+        become(wish["uid"], sorted({sys.base_prefix, sys.prefix, checkout}))
         # Again as a fresh program: a change of user hides a process's environment by itself.
         os.execve(sys.executable, [sys.executable, __file__, json.dumps({**wish, "uid": None})], os.environ)
     if wish.get("forbid_namespaces"):

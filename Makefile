@@ -11,10 +11,6 @@ SOURCES := $(addsuffix /src,$(PACKAGES)) main.py tests
 JOBS ?= 4
 # Up to three API servers and a broker run beside the workers of integration and security tests: one worker fewer.
 SERVER_JOBS ?= 3
-# Tests of the sweep load the machine on purpose: one worker fewer.
-SWEEP_JOBS ?= 3
-# Tests marked `long` mostly wait for a time limit.
-LONG_JOBS ?= 5
 PYTEST := $(VENV)/bin/pytest --durations=15 --durations-min=5
 # Python images often set it; then each of a few thousand programs compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -70,19 +66,18 @@ gate: ## run .ci/run on a new clone of HEAD: what must be green before you send 
 
 .PHONY: e2e
 e2e: setup-e2e $(VENV)/.dev node-parts ## test end to end through the chart, on a real Kubernetes node (Linux, root)
-	@$(PYTEST) tests/e2e
+	@$(PY) -m coding_agent_testbed.tiers.nightly e2e
 
-# Load on a node, how quickly a cluster starts, and nine CLI agents at a time: not while other tests run.
-ALONE := tests/sweep/chart/test_chart_under_load.py tests/sweep/testbed/test_cluster_lifecycle.py \
-	tests/sweep/runners/test_runners_on_a_node.py
-# `make test` runs the other trials, and `-m long` the long ones: each test has one place.
-NODE_TRIALS := $(wildcard tests/security/test_*node.py)
+# Each tier to its end, whatever the one before said. The unit tests alone need nothing that takes long to build.
+NEEDS_PARTS := $(filter-out unit,$(or $(TIERS),all))
+.PHONY: nightly
+nightly: setup-$(if $(NEEDS_PARTS),sweep,test) $(VENV)/.dev $(if $(NEEDS_PARTS),sweep-parts sweep-packages release-packages local-model-packages) ## run all that make test leaves out: random examples, long tests, e2e, load, crashes, documents, chaos (TIERS="unit long"; Linux, root)
+	@$(PY) -m coding_agent_testbed.tiers.nightly $(TIERS)
 
-.PHONY: sweep
-sweep: setup-sweep $(VENV)/.dev sweep-parts sweep-packages release-packages local-model-packages ## run the exhaustive tests: long ones, security trials on a node, crashes, load, development tools, documents as programs, alert rules
-	@$(PYTEST) $(ALONE)
-	@$(PYTEST) -n $(LONG_JOBS) --dist loadgroup -m long tests/security tests/integration
-	@$(PYTEST) -n $(SWEEP_JOBS) --dist loadgroup tests/sweep $(NODE_TRIALS) $(addprefix --ignore=,$(ALONE))
+# The tests that differ from origin/main, or those of TESTS.
+.PHONY: stress
+stress: setup-test $(VENV)/.dev test-parts test-packages ## run changed tests ten times beside a busy machine, for three minutes at most (TESTS="tests/unit/core_task …")
+	@$(PY) -m coding_agent_testbed.tiers.stress $(TESTS)
 
 .PHONY: test-packages sweep-packages
 test-packages sweep-packages: $(VENV)/.dev

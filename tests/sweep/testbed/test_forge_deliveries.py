@@ -1,5 +1,6 @@
 """Deliveries that are late, doubled, reordered or dropped, and the payloads of a label that went."""
 
+import socket
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.delivery_settings import DeliverySettings
+from coding_agent_testbed.forge.errors import DeliveryError
 
 from tests.fixtures.forge import REPOSITORY, admin, client, sample_seed
 from tests.fixtures.hook_receiver import HookReceiver, Received
@@ -77,6 +79,26 @@ def test_a_delivery_is_overtaken_by_the_next_one_about_its_item(
     forge.set_deliveries(reordered=1, held_seconds=0.1)
     forge.add_label(REPOSITORY, 1, "third")
     assert b"third" in hook_receiver.wait_for_count(6)[-1].body, "not held for ever"
+
+
+def test_a_receiver_has_a_minute_unless_a_test_says_otherwise(forge: ForgeServer) -> None:
+    assert DeliverySettings().timeout_seconds == 60
+    forge.set_deliveries(timeout_seconds=0.1)  # meant to expire
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        forge.add_hook(REPOSITORY, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(DeliveryError, match=r"timed out \(504\)"), forge.delivering():
+            forge.add_label(REPOSITORY, 1, "coding agent")
+
+
+def test_a_webhook_that_is_refused_fails_at_once_with_the_answer(
+    forge: ForgeServer, hook_receiver: HookReceiver
+) -> None:
+    forge.add_hook(REPOSITORY, hook_receiver.url)
+    with forge.delivering():
+        forge.add_label(REPOSITORY, 1, "coding agent")
+    hook_receiver.status = 503
+    with pytest.raises(DeliveryError, match=r": 503 \(503\)\nok"), forge.delivering():
+        forge.remove_label(REPOSITORY, 1, "coding agent")
 
 
 def numbers(received: Received) -> list[int]:

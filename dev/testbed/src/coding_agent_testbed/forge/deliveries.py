@@ -1,6 +1,7 @@
 """Webhook deliveries: sent in the background, as `DeliverySettings` say; each attempt is written down.
 
-Like GitHub, the sandbox gives a receiver ten seconds and never tries again by itself.
+Like GitHub, the sandbox never tries again by itself. It gives a receiver more time than GitHub's ten seconds:
+a delivery must not be lost because the machine of a test stands still for a while.
 """
 
 from __future__ import annotations
@@ -16,11 +17,10 @@ from typing import Any
 import httpx2
 
 from coding_agent_testbed.forge.delivery_settings import Copy, DeliverySettings
+from coding_agent_testbed.forge.errors import DeliveryError
 from coding_agent_testbed.forge.model import CheckHappening, Delivery, Happening, Hook
 from coding_agent_testbed.forge.store import Store
 
-DELIVERY_TIMEOUT = 10.0
-"""Seconds that a receiver has (GitHub: best practices for using webhooks)."""
 PENDING = "pending"
 """Status of a delivery that is still on its way."""
 KEPT_RESPONSE = 64 * 1024
@@ -59,7 +59,7 @@ class Deliveries:
     def start(self) -> None:
         """Called on the server's loop before the first event."""
         self._loop = asyncio.get_running_loop()
-        self._client = httpx2.AsyncClient(timeout=DELIVERY_TIMEOUT, trust_env=False)
+        self._client = httpx2.AsyncClient(timeout=None, trust_env=False)  # `_post` has a limit
 
     async def stop(self) -> None:
         """Give up what is still being sent."""
@@ -128,6 +128,18 @@ class Deliveries:
             await asyncio.wait([task])
         return delivery
 
+    async def accepted(self, since: int) -> None:
+        """Wait for the deliveries that the log has now, but for the first `since` of them.
+
+        Raises:
+            DeliveryError: the answer to one of them was not 2xx.
+        """
+        for delivery in self.log[since:]:
+            answered = await self.finished(delivery)
+            if not 200 <= answered.status_code < 300:
+                what = f"{answered.event} to {answered.hook.url}: {answered.status}"
+                raise DeliveryError(f"{what} ({answered.status_code})\n{answered.response_body}")
+
     def all_ended(self) -> bool:
         """Whether none is on its way, waits for its time or is held back."""
         return not self._sending
@@ -157,9 +169,9 @@ class Deliveries:
         assert self._client is not None
         began = time.monotonic()
         try:
-            async with asyncio.timeout(DELIVERY_TIMEOUT):
+            async with asyncio.timeout(self.settings.timeout_seconds):
                 answer = await self._client.post(delivery.hook.url, content=body, headers=delivery.headers)
-        except (TimeoutError, httpx2.TimeoutException):
+        except TimeoutError:
             delivery.status, delivery.status_code = "timed out", 504
         except (httpx2.HTTPError, httpx2.InvalidURL):
             delivery.status, delivery.status_code = "failed to connect to host", 502

@@ -25,6 +25,7 @@ class DeliverySettings(BaseModel):
         reordered: share of the deliveries that are sent only when the next one about the same item has been,
             or after `held_seconds` if none comes.
         dropped: share of the deliveries that never leave; the forge logs them as failed.
+        timeout_seconds: a receiver has so many seconds to answer.
         unlabeled_lists_label: an `unlabeled` event still lists the removed label on its item, as in every
             payload that GitHub recorded (npm `@octokit/webhooks-examples`). GitLab has no such event.
     """
@@ -38,6 +39,7 @@ class DeliverySettings(BaseModel):
     reordered: Share = 0.0
     held_seconds: float = Field(default=5.0, ge=0, le=3600)
     dropped: Share = 0.0
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
     unlabeled_lists_label: bool = False
 
     @model_validator(mode="after")

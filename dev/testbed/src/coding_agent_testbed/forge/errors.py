@@ -1,4 +1,4 @@
-"""Refusals of the sandbox, rendered by each flavour in its vendor's words."""
+"""Refusals of the sandbox, rendered by each flavour in its vendor's words, and of receivers."""
 
 from __future__ import annotations
 
@@ -20,3 +20,7 @@ class HttpError(Exception):
     message: str
     errors: Sequence[dict[str, str]] = ()
     headers: dict[str, str] = field(default_factory=dict)
+
+
+class DeliveryError(Exception):
+    """A receiver did not take a webhook; the message has the status and the body of its answer."""

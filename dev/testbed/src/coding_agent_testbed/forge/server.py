@@ -176,6 +176,20 @@ class ForgeServer:
         settings = DeliverySettings(**fields)
         self.run(lambda: setattr(self.sandbox.deliveries, "settings", settings))
 
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Wait at the end of the block until the webhooks about what happens in it are answered.
+
+        A test that waits for what follows fails at once instead of at the end of its patience.
+
+        Raises:
+            DeliveryError: an answer was not 2xx.
+        """
+        deliveries = self.sandbox.deliveries
+        before = self.run(lambda: len(deliveries.log))
+        yield
+        self._await(deliveries.accepted(before), deliveries.settings.timeout_seconds + START_TIMEOUT)
+
     def set_history(self, **fields: Any) -> None:
         """Set how far the lists of items' events are behind from now on; fields as in `HistorySettings`."""
         settings = HistorySettings(**fields)
@@ -457,9 +471,9 @@ class ForgeServer:
     def _pushed(self, repository: Repository, branch: str, before: str, after: str, by: str | None) -> None:
         self._await(self.sandbox.push(repository, self.user(by), branch, before, after))
 
-    def _await(self, work: Coroutine[Any, Any, T]) -> T:
+    def _await(self, work: Coroutine[Any, Any, T], seconds: float = START_TIMEOUT) -> T:
         assert self._loop is not None, "start the server first"
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_TIMEOUT)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
     def set_draft(self, full_name: str, number: int, *, draft: bool, by: str | None = None) -> None:
         """Make a change a draft, or ready for review."""

@@ -362,14 +362,17 @@ def connect_sink(settings: Settings) -> TaskSink:
             raise SettingsError(_SQLITE)
         case Backend.RABBITMQ:
             from coding_agent_core.queues.rabbitmq import RabbitMQSink
+            from coding_agent_core.queues.rabbitmq.messages import PUBLISH_S
 
-            return RabbitMQSink(settings.rabbitmq)
+            limit = settings.development.publish_timeout or PUBLISH_S
+            return RabbitMQSink(settings.rabbitmq, publish_timeout=limit)
         case Backend.KUBERNETES:
             from coding_agent_core.kubernetes.task_sink import KubernetesSink
             from coding_agent_core.kubernetes.transport import Access
 
             namespace = settings.operator.namespace or os.environ.get("POD_NAMESPACE") or None
-            return KubernetesSink(Access.find(), namespace, settings.consumer)
+            limit = settings.development.webhook_timeout
+            return KubernetesSink(Access.find(), namespace, settings.consumer, total_timeout=limit)
 
 
 def connect_source(settings: Settings) -> TaskSource:

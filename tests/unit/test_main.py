@@ -8,6 +8,8 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.kubernetes.task_sink import KubernetesSink
 from coding_agent_core.platforms.registry import HOSTS, Platform
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
+from coding_agent_core.queues.rabbitmq.messages import PUBLISH_S
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.model import Backend, Queue, Settings
 from coding_agent_core.task.agenttask import Spec
 
@@ -47,3 +49,27 @@ def test_kubernetes_takes_tasks_and_hands_none_out(monkeypatch: pytest.MonkeyPat
     assert isinstance(connect_sink(settings), KubernetesSink)
     with pytest.raises(SettingsError, match="the operator starts a Job"):
         connect_source(settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "kubernetes", "rabbitmq"),
+    [({}, 4.0, PUBLISH_S), ({"webhook_timeout": 30, "publish_timeout": 60}, 30.0, 60.0)],
+    ids=["in real use", "in tests"],
+)
+def test_the_queues_have_the_time_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    given: dict[str, float],
+    kubernetes: float,
+    rabbitmq: float,
+) -> None:
+    (tmp_path / "config").touch()
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    development = Development.model_validate(given)
+    queue = Queue(backend=Backend.KUBERNETES)
+    sink = connect_sink(Settings.model_construct(queue=queue, development=development))
+    assert isinstance(sink, KubernetesSink)
+    assert sink._total_timeout == kubernetes
+    sink = connect_sink(Settings.model_construct(use_rabbitmq=True, development=development))
+    assert isinstance(sink, RabbitMQSink)
+    assert sink._publish_timeout == rabbitmq

@@ -57,8 +57,9 @@ from coding_agent_receiver.webhook_request import BodyError, client_address, dec
 
 _logger = logging.getLogger("webhook.server")
 
-STORE_TIMEOUT = 8.0
-"""Maximum number of seconds for the queue. GitHub treats an answer after 10 seconds as a failure."""
+STORE_TIMEOUT = 2.0
+"""Maximum time for the queue, as a multiple of `development.webhook_timeout`: 8 seconds. A queue has a
+shorter limit of its own. GitHub treats an answer after 10 seconds as a failure."""
 BODY_GRACE = 5.0
 """Seconds within which the first bytes of a body must arrive."""
 BODY_RATE = 256 * 1024
@@ -296,7 +297,10 @@ class Intake:
     sink: TaskSink
     metrics: ReceiverMetrics
     clock: Callable[[], datetime]
-    turns: Turns = field(default_factory=Turns)
+    turns: Turns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.turns = Turns(self.settings.development.webhook_timeout)
 
     def meaning(
         self, webhooks: Webhooks, delivery: Delivery, payload: dict[str, Any]
@@ -325,7 +329,8 @@ class Intake:
             return replies.ignored(meaning.reason)
         try:
             turn = self.turns.turn(_item_of(meaning), is_withdrawal=_is_withdrawal(meaning))
-            async with turn, asyncio.timeout(STORE_TIMEOUT):
+            limit = STORE_TIMEOUT * self.settings.development.webhook_timeout
+            async with turn, asyncio.timeout(limit):
                 if isinstance(meaning, Accepted):
                     return await self._submit(webhooks, meaning.request)
                 if isinstance(meaning, Commanded):

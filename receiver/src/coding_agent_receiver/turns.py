@@ -14,9 +14,6 @@ IN_LINE = 300
 """Maximum number of events that wait for their turn at the queue. With those at the queue, they leave more
 than 100 of the connections of one address (`ClientLimits`), which is all that an Ingress controller has. An
 event that finds no connection gets no 503 either."""
-LONGEST_WAIT = 4.0
-"""Maximum number of seconds of such a wait; then the answer is 503. GitHub and GitLab wait 10 seconds for an
-answer, and Gitea waits 5."""
 
 
 class OverloadedError(Exception):
@@ -63,6 +60,9 @@ def next_in_line(line: Sequence[Waiter], busy: Collection[str]) -> Waiter | None
 class Turns:
     """A limit on the number of events that are stored at the same time, with a line for the others.
 
+    Args:
+        longest_wait: the maximum number of seconds in the line.
+
     Attributes:
         waiting: the events in line, in the order of their arrival.
         busy: the items that have an event at the queue.
@@ -72,7 +72,8 @@ class Turns:
             await sink.submit(request)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, longest_wait: float) -> None:
+        self._longest_wait = longest_wait
         self.waiting: list[Waiter] = []
         self.busy: set[str] = set()
 
@@ -98,7 +99,7 @@ class Turns:
         self.waiting.append(waiter)
         self._grant()
         try:
-            async with asyncio.timeout(LONGEST_WAIT):
+            async with asyncio.timeout(self._longest_wait):
                 await waiter.granted
         except BaseException as error:
             self._leave(waiter)

@@ -41,7 +41,7 @@ class ApiProxy:
         self._client = aiohttp.ClientSession(connector=connector, auto_decompress=False)
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)  # meant to expire
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()

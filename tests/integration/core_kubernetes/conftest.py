@@ -9,6 +9,7 @@ import pytest
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
+from tests.fixtures.deliveries import PATIENT
 from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.api_proxy import ApiProxy
 from tests.integration.core_kubernetes.place import Place
@@ -29,11 +30,12 @@ def place(plane_with_agenttasks: PlaneUnderTest, namespace: str, tmp_path: Path)
 
 @pytest.fixture
 def start_receiver(place: Place) -> Iterator[Callable[..., Program]]:
-    """Start a receiver with a kubeconfig, by default its own account's; it ends with the test."""
+    """Start a receiver with a kubeconfig, by default its own account's, and settings of `development`."""
     with ExitStack() as stack:
 
-        def start(kubeconfig: Path | None = None) -> Program:
-            program = place.start_receiver(kubeconfig or place.account())
+        def start(kubeconfig: Path | None = None, **development: float) -> Program:
+            sections = {"development": {**PATIENT, **development}}
+            program = place.start_receiver(kubeconfig or place.account(), forge=sections)
             stack.callback(_end, program)
             return program
 

@@ -11,7 +11,7 @@ from coding_agent_core.task import agenttask
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.fixtures.deliveries import SECRET, TOKEN
+from tests.fixtures.deliveries import PATIENT, SECRET, TOKEN
 from tests.fixtures.preloaded import start_main
 from tests.fixtures.system import Program
 
@@ -31,7 +31,12 @@ class Place:
         return accounts.account(self.plane, "receiver/deploy/role.yaml", self.namespace, self.folder, server)
 
     def start_receiver(self, kubeconfig: Path, *, forge: Any = None, **webhook: Any) -> Program:
-        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port."""
+        """`main.py --mode webhook` as it runs in the cluster, but on a free loopback port.
+
+        Args:
+            forge: further sections of the settings.
+            webhook: further keys of the section `webhook`.
+        """
         name = f"receiver-{os.urandom(3).hex()}"
         config = self.folder / f"{name}.yaml"
         section = {
@@ -40,7 +45,7 @@ class Place:
             "gitlab": {"token": TOKEN},
             **webhook,
         }
-        config.write_text(yaml.safe_dump({"webhook": section, **(forge or {})}))
+        config.write_text(yaml.safe_dump({"webhook": section, "development": PATIENT, **(forge or {})}))
         log = self.folder / f"{name}.log"
         process = start_main(
             ["--config", str(config), "--mode", "webhook"],

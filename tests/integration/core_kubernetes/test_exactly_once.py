@@ -36,7 +36,7 @@ async def test_many_events_delivered_up_to_4_times_to_two_receivers_amid_polls(
     events = [Labeling(number, f"d-{number}", labeled) for number in range(1, EVENTS + 1)]
     polled = chance.sample(range(1, EVENTS + 1), 30)
     polled_first = set(polled[:3])
-    sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer())
+    sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer(), total_timeout=60)
     answers: list[httpx2.Response] = []
     by_poll: list[Submission] = []
     refused = 0
@@ -102,7 +102,10 @@ def is_to_be_read(place: Place, of: Item, run: int = 1) -> bool:
 
 async def next_runs(place: Place, number: int) -> list[Submission]:
     """What several reporters get which have read the same item at the same moment."""
-    sinks = [KubernetesSink(Access(str(place.account())), place.namespace, Consumer()) for _ in range(3)]
+    sinks = [
+        KubernetesSink(Access(str(place.account())), place.namespace, Consumer(), total_timeout=60)
+        for _ in range(3)
+    ]
     try:
         asked = [sink.submit_next(label_request(number), Position((5,))) for sink in sinks for _ in range(2)]
         return list(await asyncio.gather(*asked))

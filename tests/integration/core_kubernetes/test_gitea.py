@@ -40,7 +40,7 @@ async def test_one_label_is_one_task_whoever_shows_it_and_an_old_label_is_none(
         place.start_receiver(place.account(), forge=settings, gitea={"secret": SECRET}) for _ in range(2)
     ]
     ports = [program.port() for program in programs]
-    sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer())
+    sink = KubernetesSink(Access(str(place.account())), place.namespace, Consumer(), total_timeout=60)
     try:
         await _story(place, http, ports, sink)
     finally:

@@ -40,7 +40,7 @@ class Door:
                 if door.receiver is None:
                     return
                 url = f"http://127.0.0.1:{door.receiver.port()}{self.path}"
-                answer = httpx2.post(url, content=body, headers=dict(self.headers), timeout=20)
+                answer = httpx2.post(url, content=body, headers=dict(self.headers), timeout=60)
                 self.send_response(answer.status_code)
                 self.send_header("Content-Length", str(len(answer.content)))
                 self.end_headers()
@@ -76,6 +76,10 @@ class Outage:
     def log(self) -> list[Any]:
         """The webhook's deliveries."""
         return self.system.forge.sandbox.deliveries.log
+
+    def label(self, number: int) -> None:
+        """A person labels an issue, and no receiver is there."""
+        self.system.forge.add_label(REPOSITORY, number, BOT)
 
     def ended(self, count: int) -> None:
         """Wait until so many deliveries have ended."""
@@ -126,7 +130,7 @@ def outage(place: Place, start_system: StartSystem) -> Iterator[Outage]:
 
 
 def test_a_missed_label_becomes_one_task_though_no_search_finds_it(outage: Outage) -> None:
-    outage.system.put_label(1)
+    outage.label(1)
     outage.ended(1)
     outage.poll(**ELSEWHERE)  # nobody is there yet: it is a probe, and fails
     outage.ended(2)
@@ -160,7 +164,7 @@ def test_a_missed_removal_of_the_label_reaches_the_task(outage: Outage) -> None:
 
 
 def test_a_label_that_was_taken_off_meanwhile_makes_no_task(outage: Outage) -> None:
-    outage.system.put_label(1)
+    outage.label(1)
     outage.ended(1)
     outage.receiver()
     outage.system.forge.remove_label(REPOSITORY, 1, BOT, by="triager")  # not the poller's own account
@@ -183,7 +187,7 @@ def test_fifty_labels_while_no_receiver_was_there_become_fifty_tasks(outage: Out
     outage.kill(receiver)
     forge.set_clock(-300)
     for number in everything:
-        outage.system.put_label(number)
+        outage.label(number)
     outage.ended(opened + len(everything))
     forge.set_clock(0)
     missed = {entry.guid for entry in outage.log[opened:]}
@@ -215,7 +219,7 @@ def test_fifty_labels_while_no_receiver_was_there_become_fifty_tasks(outage: Out
 
 
 def test_without_the_right_there_is_a_warning_and_the_search_finds_the_item(outage: Outage) -> None:
-    outage.system.put_label(1)
+    outage.label(1)
     outage.ended(1)
     program = outage.poll(BOT_TOKEN)
     assert "the token needs the permission Webhooks (read and write)" in program.text()

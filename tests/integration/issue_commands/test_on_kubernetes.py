@@ -98,7 +98,8 @@ def test_people_with_write_access_command_the_agent_by_comments(
 
     # There is nothing to command yet: the label starts the first run.
     team.say(number, "/run")
-    team.forge.add_label(REPOSITORY, number, BOT)
+    with team.forge.delivering():
+        team.forge.add_label(REPOSITORY, number, BOT)
     until("the label's task", lambda: set(team.tasks()) == {name})
 
     # The forge does not say at first who alice is, and then the reporter is killed.

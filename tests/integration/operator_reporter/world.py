@@ -19,6 +19,7 @@ from coding_agent_testbed.forge.model import Comment
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
+from tests.fixtures.deliveries import PATIENT
 from tests.integration.operator_reporter.process import DEADLINE, POD, ROOT, Reporter, account, until
 from tests.integration.operator_reporter.statuses import operators_status
 
@@ -33,11 +34,12 @@ CODEX = "coding agent: codex"
 FLOW = {BOT, CODEX, PROCESSING, DONE, FAILED}
 BOT_TOKEN = "bot-token-4242"
 QUICK: dict[str, Any] = {
+    **PATIENT,
     "http_host": "127.0.0.1",
     "http_port": 0,
     "relist_interval": 30,
     "forge_limits": False,
-    "grace": 1.0,
+    "grace": 1.0,  # meant to expire
     "forge_retry": 0.1,
     "forge_retry_max": 0.5,
     "outage_shown_after": 0.3,

@@ -53,11 +53,11 @@ async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(
 
 
 async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(
-    receiver: Receiver, sink: RecordingSink, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("coding_agent_receiver.app.STORE_TIMEOUT", 0.05)
-    sink.hold = asyncio.Event()
-    response = await receiver.github(github_issue())
+    monkeypatch.setattr("coding_agent_receiver.app.STORE_TIMEOUT", 0.002)  # meant to expire
+    async with receiving(settings(), RecordingSink(hold=asyncio.Event())) as receiver:
+        response = await receiver.github(github_issue())
     assert response.status_code == 503
     assert "Retry-After" in response.headers
 

@@ -76,7 +76,7 @@ async def test_a_body_above_the_limit_is_413_announced_or_not(sink: RecordingSin
 
 
 async def test_a_body_that_does_not_come_is_408(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coding_agent_receiver.app.BODY_GRACE", 0.05)
+    monkeypatch.setattr("coding_agent_receiver.app.BODY_GRACE", 0.05)  # meant to expire
     answer = await exchange(receiver, BODY, announced=len(BODY) + 10)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"did not arrive" in answer

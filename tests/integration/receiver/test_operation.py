@@ -59,7 +59,7 @@ class HangingSink(RecordingSink):
 
 
 async def test_health_answers_though_the_queue_cannot_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coding_agent_receiver.server._HEALTH_TIMEOUT", 0.05)
+    monkeypatch.setattr("coding_agent_receiver.server._HEALTH_TIMEOUT", 0.05)  # meant to expire
     async with client(create_app(settings(), HangingSink())) as http:
         assert (await http.get("/health")).json()["queue_connected"] is False
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.model import Settings
 from coding_agent_receiver import turns
 from coding_agent_receiver.limits import Allowlist, RateLimits
@@ -132,9 +133,10 @@ async def test_a_secret_in_a_file_is_read_again_when_it_changes(tmp_path: Path) 
 
 async def test_an_event_that_waits_too_long_for_its_turn_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "STORING_AT_ONCE", 1)
-    monkeypatch.setattr(turns, "LONGEST_WAIT", 0.1)
     sink = RecordingSink(hold=asyncio.Event())
-    async with receiving(settings(), sink) as receiver:
+    development = Development(webhook_timeout=0.1)  # meant to expire
+    hasty = settings().model_copy(update={"development": development})
+    async with receiving(hasty, sink) as receiver:
         stored = asyncio.create_task(receiver.github(github_issue()))
         await sink.entered.wait()
         shed = await receiver.github(github_issue(number=8), delivery="d-2")
@@ -152,12 +154,11 @@ async def test_a_burst_from_one_address_is_stored_with_its_withdrawals_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As many events as can be stored or wait, each on its own connection, as from an Ingress controller."""
-    monkeypatch.setattr(turns, "LONGEST_WAIT", 120.0)
     lines: list[turns.Turns] = []
     create = turns.Turns.__init__
 
-    def remembered(self: turns.Turns) -> None:
-        create(self)
+    def remembered(self: turns.Turns, _: float) -> None:
+        create(self, 120)
         lines.append(self)
 
     monkeypatch.setattr(turns.Turns, "__init__", remembered)

@@ -92,7 +92,6 @@ async def stored(events: list[tuple[str, int]]) -> tuple[list[int], list[str]]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "STORING_AT_ONCE", 1)
     monkeypatch.setattr(turns, "IN_LINE", 5)
-    monkeypatch.setattr(turns, "LONGEST_WAIT", 60.0)
 
 
 async def test_a_withdrawal_is_stored_first_with_the_earlier_events_of_its_item() -> None:
@@ -110,9 +109,8 @@ async def test_a_withdrawal_finds_room_in_a_full_line() -> None:
     assert order == ["label 1", "label 2", "closed 2", "closed 1", "closed 8", "label 3"]
 
 
-async def test_a_turn_that_was_waited_for_in_vain_is_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LONGEST_WAIT", 0.01)
-    limit = Turns()
+async def test_a_turn_that_was_waited_for_in_vain_is_free_again() -> None:
+    limit = Turns(longest_wait=0.01)
 
     async def wait_in_vain(item: str) -> None:
         with pytest.raises(OverloadedError):
@@ -127,7 +125,7 @@ async def test_a_turn_that_was_waited_for_in_vain_is_free_again(monkeypatch: pyt
 
 
 async def test_only_a_line_of_withdrawals_takes_no_more_events() -> None:
-    limit = Turns()
+    limit = Turns(longest_wait=60)
 
     async def hold(item: str, *, is_withdrawal: bool) -> None:
         async with limit.turn(item, is_withdrawal=is_withdrawal):
@@ -156,7 +154,7 @@ async def test_an_event_that_stops_waiting_as_its_turn_comes_keeps_no_turn(
     """Its wait is over, but its task has not run yet. It would hold a turn until the receiver restarts."""
     monkeypatch.setattr(turns, "STORING_AT_ONCE", 1)
     monkeypatch.setattr(turns, "IN_LINE", 1)
-    line, ends = Turns(), asyncio.Event()
+    line, ends = Turns(longest_wait=60), asyncio.Event()
 
     async def hold(item: str, *, is_withdrawal: bool) -> None:
         async with line.turn(item, is_withdrawal=is_withdrawal):

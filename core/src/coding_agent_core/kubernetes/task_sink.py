@@ -14,6 +14,7 @@ from coding_agent_core.kubernetes.agenttask_client import AgentTasks
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
 from coding_agent_core.settings.attempt_settings import Consumer
+from coding_agent_core.settings.development import Development
 from coding_agent_core.task.admission import Cancel, Keep
 from coding_agent_core.task.agenttask import AgentTask, manifest
 from coding_agent_core.task.commands import CommandIgnored, CommandStored, IssueCommand, store
@@ -43,7 +44,7 @@ _T = TypeVar("_T")
 
 MANAGER = "coding-agent-receiver"
 ROLE = "receiver/deploy/role.yaml"
-TOTAL_TIMEOUT = 4.0
+TOTAL_TIMEOUT = Development().webhook_timeout
 """Maximum number of seconds for one submission or withdrawal with all tries: forges are answered within 5."""
 REQUEST_TIMEOUT = 2.0
 """Maximum number of seconds for one request to the API server."""

@@ -53,6 +53,12 @@ class Development(Section):
     less, and is no news."""
     forge_limits: bool = True
     """Whether the reporter keeps the limits that a forge documents, and its own; a sandbox has none."""
+    webhook_timeout: float = Field(default=4.0, gt=0)
+    """For an event to wait for its turn in the receiver, and then for all tries to store it in Kubernetes.
+    Afterwards the receiver answers 503: forges wait for 10 seconds, Gitea for 5. Tests give more, because
+    their machine may stall for some seconds."""
+    publish_timeout: float | None = Field(default=None, gt=0)
+    """For RabbitMQ to confirm an event; `None`: the program's own. Tests give more for the same reason."""
     cancel_check_interval: float = Field(default=30.0, gt=0)
     """Without Kubernetes: between two checks of the labels of an item that is worked on; a task stops when
     the item has none of ours. Each check costs a request."""

@@ -104,7 +104,7 @@ class OneMachine:
         async def connect() -> TaskStore:
             return self.tasks
 
-        self.sink = StoreSink(connect, settings.consumer)
+        self.sink = StoreSink(connect, settings.consumer, total_timeout=settings.development.webhook_timeout)
         folder = file_of(settings).parent / "attempts"
         processes = Processes(folder, command, Path(tempfile.gettempdir()))
         self._attempts = ProcessAttempts(objects, self.tasks, processes, now)

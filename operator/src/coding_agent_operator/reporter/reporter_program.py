@@ -362,7 +362,13 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             pace.fence = lease.require
         tasks = AgentTasks(server, namespace, _MANAGER, fence=lease.require)
         stack.push_async_callback(tasks.aclose)
-        sink = KubernetesSink(Access.find(), namespace, settings.consumer, fence=lease.require)
+        sink = KubernetesSink(
+            Access.find(),
+            namespace,
+            settings.consumer,
+            total_timeout=settings.development.webhook_timeout,
+            fence=lease.require,
+        )
         stack.push_async_callback(sink.aclose)
         await first_of(lease.acquire(), stop.wait())
         if not lease.held():

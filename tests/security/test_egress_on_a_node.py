@@ -41,7 +41,7 @@ def ask(url):
 def connects(address):
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         return type(error).__name__
     return "connected"

@@ -131,7 +131,7 @@ context = ssl._create_unverified_context()
 
 def status(url):
     try:
-        return urllib.request.urlopen(url, timeout=3, context=context).status
+        return urllib.request.urlopen(url, timeout=5, context=context).status
     except urllib.error.HTTPError as error:
         return error.code
     except OSError:
@@ -139,7 +139,7 @@ def status(url):
 
 def open_port(place):
     try:
-        socket.create_connection(place, timeout=2).close()
+        socket.create_connection(place, timeout=5).close()
         return place
     except OSError:
         return None

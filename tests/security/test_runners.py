@@ -89,7 +89,7 @@ for line in list(open("/proc/net/unix"))[1:]:
     kind, path = int(line.split()[4], 16), line.split()[-1]
     if path.startswith("/"):
         with socket.socket(socket.AF_UNIX, kind) as way:
-            way.settimeout(2)
+            way.settimeout(5)
             try:
                 way.connect(path)
                 print("UNIX", "CONNECTED", path)

@@ -101,8 +101,8 @@ async def test_a_stopped_server_is_not_replaced_by_a_commands_own(
 ) -> None:
     workspace = await connect_sidecar(WorkspaceSettings(command_timeout=30), sidecar.socket)
     await workspace.seed(seed)
-    monkeypatch.setattr(workspace_client, "_CONNECT_SECONDS", 2.0)
-    workspace.restart_patience = 3
+    monkeypatch.setattr(workspace_client, "_CONNECT_SECONDS", 2.0)  # meant to expire
+    workspace.restart_patience = 3  # meant to expire
     # A busy machine may take longer than the first of these before the server is stopped.
     for gives_up_after in (5.0, 20.0):
         monkeypatch.setattr(workspace_client, "_GRACE_SECONDS", gives_up_after - 30)

@@ -69,8 +69,9 @@ async def test_a_fifo_in_the_tree_is_named_and_nothing_waits(workspace: Workspac
 
 def test_a_plain_shell_waits_at_a_fifo(tmp_path: Path) -> None:
     subprocess.run(["mkfifo", str(tmp_path / "pipe")], check=True)
+    write = ["sh", "-c", "echo x > pipe"]
     with pytest.raises(subprocess.TimeoutExpired):
-        subprocess.run(["sh", "-c", "echo x > pipe"], check=False, cwd=tmp_path, timeout=0.5)
+        subprocess.run(write, check=False, cwd=tmp_path, timeout=0.5)  # meant to expire
 
 
 async def test_nested_folders_do_not_keep_the_workspace_from_its_end(base_dir: Path, seed: Seed) -> None:

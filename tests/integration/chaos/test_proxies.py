@@ -64,7 +64,7 @@ def test_a_cut_connection_is_silent_and_then_passes_on_what_waited() -> None:
             near.sendall(b"one")
             assert far.recv(10) == b"one"
             heal = proxy.cut()
-            far.settimeout(0.2)
+            far.settimeout(0.2)  # meant to expire
             near.sendall(b"two")
             with pytest.raises(TimeoutError):
                 far.recv(10)

@@ -68,7 +68,8 @@ async def test_a_cut_answer_is_asked_for_again_and_what_was_used_before_counts(r
 
 async def test_a_silent_service_is_given_up_after_the_request_timeout(running: Running) -> None:
     with model_server(script({**finish(), "delay_ms": 5000})) as server:
-        settings = model_settings(server.base_url, llm={"request_timeout": 0.2, "max_retries": 1})
+        limits = {"request_timeout": 0.2, "max_retries": 1}  # meant to expire
+        settings = model_settings(server.base_url, llm=limits)
         outcome = await running.work(settings)
     assert outcome.reason is Reason.MODEL_UNAVAILABLE
     assert outcome.message.endswith("did not answer within 0.2 s (llm.request_timeout).")

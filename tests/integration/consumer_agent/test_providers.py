@@ -91,12 +91,22 @@ async def test_each_failure_ends_in_its_outcome(
 
 @pytest.mark.parametrize("way", KEYED)
 async def test_what_fails_for_a_time_is_asked_for_again(running: Running, way: str) -> None:
-    turn = {**call("list_files"), "cut": 1, "stall": 1}
+    turn = {**call("list_files"), "cut": 1}
     with model_server(script(error(status=429, retry_after=7), turn, finish()), api_key=None) as server:
-        outcome = await running.work(provider_settings(server, way, request_timeout=2, stream=True))
-        assert len(server.requests) == 5
+        outcome = await running.work(provider_settings(server, way, request_timeout=60, stream=True))
+        assert len(server.requests) == 4
     assert outcome.reason is Reason.COMPLETED, outcome.message
-    assert (running.waits[0], len(running.waits)) == (7, 3)
+    assert (running.waits[0], len(running.waits)) == (7, 2)
+
+
+@pytest.mark.parametrize("way", KEYED)
+async def test_what_falls_silent_in_mid_answer_is_asked_for_again(running: Running, way: str) -> None:
+    turn = {**call("list_files"), "stall": 1}
+    with model_server(script(turn, finish()), api_key=None) as server:
+        hasty = provider_settings(server, way, request_timeout=2, stream=True)  # meant to expire
+        outcome = await running.work(hasty)
+    assert outcome.reason is Reason.COMPLETED, outcome.message
+    assert running.waits, "the silent answer was given up"
 
 
 @pytest.mark.parametrize("way", KEYED)

@@ -118,7 +118,7 @@ async def test_an_attempt_gives_its_place_to_others_if_the_forge_stays_down_befo
 ) -> None:
     place = make_place("github", script(finish()))
     place.system.forge.fault(path=window, times=None, **kind)
-    outcome = await place.run(place.given(timeout=MINUTES, branch=FIRST), patience=0.5)
+    outcome = await place.run(place.given(timeout=MINUTES, branch=FIRST), patience=0.5)  # meant to expire
     assert (outcome.reason, outcome.exit_code) == (Reason.FORGE_DOWN, 75)
     assert place.system.model.requests == []
 

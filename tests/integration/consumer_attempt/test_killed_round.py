@@ -199,7 +199,7 @@ async def test_remarks_without_a_reply_are_left_for_the_next_round(open_ours: Op
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RoundWork, "_reply", once)
-        outcome = await ours.round(cause, stop=stop, grace=3)
+        outcome = await ours.round(cause, stop=stop, grace=3)  # meant to expire
     assert [len(one.comments) for one in (first, second)] == [2, 1]
     assert reported(outcome) == (RoundKind.REVIEW, RoundEnd.PUSHED, {ids[0]})
     [due] = (await ours.work()).due

@@ -524,7 +524,8 @@ async def test_a_round_without_time_for_its_replies_says_that_it_has_pushed(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(RoundWork, "answer", down)
-    outcome = await ours.place.run(ours.given(await ours.look()), rounds=ROUNDS, stop=stop, grace=3)
+    given = ours.given(await ours.look())
+    outcome = await ours.place.run(given, rounds=ROUNDS, stop=stop, grace=3)  # meant to expire
     assert ours.head != before
     assert outcome.reason is Reason.FORGE_UNAVAILABLE
     assert (

@@ -134,7 +134,7 @@ async def test_a_lost_answer_makes_no_second_commit(make_place: MakePlace, unrea
 async def test_work_after_a_lost_answer_follows_the_commit_that_was_made(
     make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publisher, "_CHECKPOINT_PATIENCE", 0.1)
+    monkeypatch.setattr(publisher, "_CHECKPOINT_PATIENCE", 0.1)  # meant to expire
     place = make_place("github", [])
 
     async def work(workspace: Workspace, checkpoint: Callable[[], Awaitable[None]]) -> None:

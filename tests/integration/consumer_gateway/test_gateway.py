@@ -450,8 +450,8 @@ async def test_a_provider_that_falls_silent_can_charge_for_it(start: bytes) -> N
         await writer.drain()
         await over.wait()
 
-    # The same time holds for the connection, which a busy machine must get.
-    async with _opened(OPENAI, play, Allowance(tokens=5_000), timeout=1.0) as (gateway, _, client):
+    silence = {"timeout": 1.0}  # meant to expire
+    async with _opened(OPENAI, play, Allowance(tokens=5_000), **silence) as (gateway, _, client):
         try:
             assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 504
         except httpx2.RemoteProtocolError:

@@ -77,7 +77,7 @@ async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
 
 
 async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) -> None:
-    bucket = S3Bucket(s3.section(), timeout=0.5)
+    bucket = S3Bucket(s3.section(), timeout=0.5)  # meant to expire
     s3.freeze()
     began = time.monotonic()
     with pytest.raises(StoreError):

@@ -77,7 +77,7 @@ async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: Worksp
     mark = f"98761.{os.getpid()}"
     result = await workspace.run(
         f"(setsid sh -c '(setsid sleep {mark} </dev/null >/dev/null 2>&1 &)' &); sleep {mark}; echo no",
-        timeout=0.3,
+        timeout=0.3,  # meant to expire
     )
     assert (result.exit_code, result.timed_out) == (None, True)
     assert result.seconds < PATIENCE
@@ -96,7 +96,8 @@ async def test_a_daemon_does_not_outlive_its_command(workspace: Workspace) -> No
 
 
 async def test_a_command_that_ignores_signals_is_ended(workspace: Workspace) -> None:
-    result = await workspace.run("trap '' TERM INT HUP; while :; do sleep 0.05; done", timeout=0.3)
+    stubborn = "trap '' TERM INT HUP; while :; do sleep 0.05; done"
+    result = await workspace.run(stubborn, timeout=0.3)  # meant to expire
     assert result.timed_out
 
 

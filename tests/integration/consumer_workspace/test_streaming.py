@@ -27,7 +27,8 @@ PATIENCE = 60.0
 
 @pytest.fixture
 async def workspace(request: pytest.FixtureRequest, base_dir: Path, seed: Seed) -> AsyncIterator[Workspace]:
-    settings = WorkspaceSettings(isolation=getattr(request, "param", Isolation.NONE), command_timeout=1)
+    isolation = getattr(request, "param", Isolation.NONE)
+    settings = WorkspaceSettings(isolation=isolation, command_timeout=1)  # meant to expire
     async with launch_workspace(settings, base_dir=base_dir) as client:
         await client.seed(seed)
         yield client
@@ -115,7 +116,8 @@ async def test_leaving_the_block_ends_it_with_its_daemons(workspace: Workspace) 
 @both
 async def test_its_time_ends_it(workspace: Workspace) -> None:
     mark = f"98772.{os.getpid()}"
-    async with workspace.start(shell(f"(setsid sleep {mark} &) ; sleep {mark}"), timeout=0.3) as process:
+    sleeping = shell(f"(setsid sleep {mark} &) ; sleep {mark}")
+    async with workspace.start(sleeping, timeout=0.3) as process:  # meant to expire
         assert (await process.wait()).exit_code is None
     assert not alive(mark)
 

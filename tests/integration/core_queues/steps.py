@@ -21,12 +21,17 @@ from tests.fixtures.deliveries import asked, issue
 from tests.fixtures.rabbitmq import Broker
 
 QUICK = Timing(
-    connect=30, first_pause=0.05, longest_pause=0.3, lock_patience=1.0, relock_grace=0.5, publish=60
+    connect=30,
+    first_pause=0.05,
+    longest_pause=0.3,
+    lock_patience=1.0,  # meant to expire
+    relock_grace=0.5,  # meant to expire
+    publish=60,
 )
 PATIENT = replace(QUICK, lock_patience=60)
 """Where a lock is about to become free: the broker can take its time."""
 DEADLINE = 120.0
-HASTE = 3.0
+HASTE = 3.0  # meant to expire
 """Seconds in which a hasty sink publishes, or gives up."""
 
 

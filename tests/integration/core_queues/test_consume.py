@@ -82,9 +82,9 @@ async def test_heartbeats_go_on_while_a_task_blocks_the_programs_loop(
 ) -> None:
     caplog.set_level(logging.WARNING, "coding_agent.queue")
     await sink.submit(request(1))
-    async with claims(new_source(heartbeat=1)) as take:
+    async with claims(new_source(heartbeat=5)) as take:
         claim = await take()
-        ended = time.monotonic() + 4  # a broker drops a connection that is silent for two intervals
+        ended = time.monotonic() + 11  # a broker drops a connection that is silent for two intervals
         while time.monotonic() < ended:
             sum(range(10_000))
         await claim.done()

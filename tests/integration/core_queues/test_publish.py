@@ -124,7 +124,7 @@ async def test_a_wrong_password_is_told_without_it(settings: RabbitMQ) -> None:
 
 async def test_while_the_password_is_rotated_both_are_tried(settings: RabbitMQ, queue: Queue) -> None:
     both = RabbitMQ.model_validate(settings.model_dump() | {"password": ["the-new-one", "guest"]})
-    sink = RabbitMQSink(both)
+    sink = RabbitMQSink(both, publish_timeout=60)
     await sink.submit(request(1))
     assert numbers(queue) == [1]
     await sink.aclose()

@@ -163,7 +163,7 @@ SLOW = {
 async def test_300_slow_clients_are_closed(
     listener: Listener, start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("coding_agent_receiver.app.BODY_GRACE", 0.5)
+    monkeypatch.setattr("coding_agent_receiver.app.BODY_GRACE", 0.5)  # meant to expire
     async with listener(head_time=0.5, keep_alive=1) as port:
         await asyncio.gather(*(until_closed(port, start) for _ in range(300)))
         await assert_answers(port)

@@ -261,7 +261,7 @@ async def test_the_reporter_follows_the_limit_of_the_installation(world: World) 
     """All tokens of an installation share its limit, which each answer states."""
     world.installation.hourly_quota = 12_500
     own = rate_for(Reporter(), Platform.GITHUB, "github.com")
-    rate = replace(own, per_second=1e6, burst=100_000, patience=0)
+    rate = replace(own, per_second=1e6, burst=100_000, patience=0)  # meant to expire
     pace = Paced("github.com", rate, world.clock)
     forge = connect_forge(
         Settings.model_validate({"github": world.settings}), Platform.GITHUB, clock=world.clock, pace=pace

@@ -117,7 +117,7 @@ def served(name: str, tmp_path: Path, environment: Mapping[str, str]) -> Iterato
         deadline = time.monotonic() + DEADLINE
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
                 break
             except OSError:
                 assert process.poll() is None, "the program has ended"

@@ -22,7 +22,7 @@ def slow(seconds: float) -> list[object]:
 
 @pytest.fixture
 def start(start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str) -> Start:
-    broker = {"host": rabbitmq.host, "port": rabbitmq.port, "queue": rabbitmq_queue, "heartbeat": 5}
+    broker = {"host": rabbitmq.host, "port": rabbitmq.port, "queue": rabbitmq_queue, "heartbeat": 30}
     return lambda flavour, scripts: start_system(flavour, scripts, use_rabbitmq=True, rabbitmq=broker)
 
 

@@ -33,7 +33,7 @@ def test_a_task_that_waits_is_shown_and_can_be_withdrawn(
     if queue == "rabbitmq":
         broker: Broker = request.getfixturevalue("rabbitmq")
         name: str = request.getfixturevalue("rabbitmq_queue")
-        settings = {"host": broker.host, "port": broker.port, "queue": name, "heartbeat": 5}
+        settings = {"host": broker.host, "port": broker.port, "queue": name, "heartbeat": 30}
         sections = {"use_rabbitmq": True, "rabbitmq": settings}
     quick = Script(name="quick", match="A feature", turns=(write("b.md", "b\n"), finish()))
     slow = Script(name="slow", turns=(write("a.md", "a\n"), finish("Took its time.")))

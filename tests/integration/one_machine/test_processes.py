@@ -49,7 +49,13 @@ class Machine:
         processes = Processes(self.folder / "attempts", command, self.folder)
         return ProcessAttempts(self.objects, FileTasks(self.objects), processes, lambda: datetime.now(UTC))
 
-    def manifest(self, what: str, *, time_limit: float = 600, grace: int = 1) -> dict[str, Any]:
+    def manifest(
+        self,
+        what: str,
+        *,
+        time_limit: float = 600,
+        grace: int = 1,  # meant to expire
+    ) -> dict[str, Any]:
         assert self.task is not None
         owner = {"kind": KIND, "name": "issue-1", "uid": self.task["metadata"]["uid"], "controller": True}
         pod = {

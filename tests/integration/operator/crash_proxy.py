@@ -121,7 +121,7 @@ class CrashProxy:
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", self._forward)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)  # meant to expire
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10)
         # A forge closes idle connections, also at the very moment of the next request.
         connector = aiohttp.TCPConnector(ssl=self._ssl, force_close=self._ssl is True)

@@ -78,7 +78,10 @@ class PodDriver:
         while not self._stop.is_set():
             try:
                 for event in self._watch.stream(  # type: ignore[no-untyped-call]
-                    self._core.list_namespaced_pod, self._namespace, timeout_seconds=2, _request_timeout=5
+                    self._core.list_namespaced_pod,
+                    self._namespace,
+                    timeout_seconds=2,  # meant to expire
+                    _request_timeout=5,
                 ):
                     if event["type"] != "DELETED":
                         self._play(event["object"])

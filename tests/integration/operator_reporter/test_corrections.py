@@ -10,8 +10,8 @@ from tests.integration.operator_reporter.process import Reporter, until
 from tests.integration.operator_reporter.world import BOT, CODEX, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]
-GRACE = 1.0
-LONG_GRACE = 4.0
+GRACE = 1.0  # meant to expire
+LONG_GRACE = 8.0
 """Where the test has to act, or to see something, before it is over."""
 
 
@@ -70,7 +70,7 @@ def test_a_label_that_was_never_swapped_starts_no_run(world: World, start: Start
     number = world.issue(BOT)
     name = world.task(number)
     world.set_phase(name, Phase.FAILED, attempts=[_ended_before("2999-01-01T00:00:00+00:00")])
-    start(grace=0.3)
+    start(grace=0.3)  # meant to expire
     world.shows(number, "Coding agent: failed", {"coding agent failed"})
     until("reported", lambda: world.is_reported(name))
     assert world.condition(name, "LabelsShown")["status"] == "True"
@@ -79,7 +79,8 @@ def test_a_label_that_was_never_swapped_starts_no_run(world: World, start: Start
 
 @pytest.mark.parametrize("flavour", ["github"])
 def test_an_older_run_that_ends_late_writes_nothing(world: World, start: Start) -> None:
-    start(grace=0.3, check_interval=3600)  # a check between the two steps of a person would take the label
+    # A check between the two steps of a person would take the label.
+    start(grace=0.3, check_interval=3600)  # meant to expire
     number = world.issue(BOT)
     first = running(world, number)
     world.patch(first, {"spec": {"cancel": True}})

@@ -67,7 +67,7 @@ def test_one_that_sleeps_writes_nothing_on_the_forge_when_it_wakes(world: World,
     2. The second takes the Lease, and shows how the task ended.
     3. The first wakes up, and its write has its turn. It must not show that the task is being worked on.
     """
-    world.sections["operator"] = {"namespace": world.namespace, "lease_duration": 3}
+    world.sections["operator"] = {"namespace": world.namespace, "lease_duration": 3}  # meant to expire
     first = start(forge_limits=True, forge_share=0.05)
     until("it works", lambda: first.metric("coding_agent_reporter_leader") == 1)
     start(pod="coding-agent-reporter-x7k2p")

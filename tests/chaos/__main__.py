@@ -14,6 +14,7 @@ from pathlib import Path
 
 from coding_agent_testbed.cluster import cluster as local
 from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.until import NotReadyError
 
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, UnreadableRunError, judge_folder
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             world = _world(stack, options.mode, options.forge, options.cluster)
             run(world, plan, folder, _say)
-    except (ClusterError, HelmError, WorldError, RuntimeError) as error:
+    except (ClusterError, NotReadyError, HelmError, WorldError, RuntimeError) as error:
         print(f"the test bed did not start, or did not end: {error}", file=sys.stderr)
         if not (folder / RUN).exists():
             return BROKEN

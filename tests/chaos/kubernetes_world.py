@@ -21,6 +21,7 @@ from coding_agent_testbed.cluster.dump import namespace_dump
 from coding_agent_testbed.cluster.errors import ClusterError
 from coding_agent_testbed.cluster.node import NAMES as NODE_NAMES
 from coding_agent_testbed.cluster.node_config import NodeFolders
+from coding_agent_testbed.until import NotReadyError
 
 from tests.chaos import audit
 from tests.chaos.api_proxy import ApiProxy
@@ -141,7 +142,7 @@ class KubernetesWorld:
         whole = self._whole_parts()
         try:
             self.cluster.processes.require(*whole)
-        except ClusterError as error:
+        except NotReadyError as error:
             # A fault may have begun in the meantime; the next check sees whatever else has ended.
             if self._whole_parts() == whole:
                 raise WorldError(f"a part of the cluster has ended by itself: {error}") from error

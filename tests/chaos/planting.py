@@ -19,6 +19,7 @@ from pathlib import Path
 from coding_agent_testbed.cluster import cluster as local
 from coding_agent_testbed.cluster.cluster import Cluster
 from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.until import NotReadyError
 
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, VERDICT, VIOLATED, judge_folder
@@ -173,7 +174,7 @@ def _try(trial: Trial, folder: Path, cluster: Cluster | None, say: Callable[[str
             if trial.defect is not None:
                 trial.defect.plant(product)
             run(_world(stack, trial, here, product, cluster), plan, folder, say)
-    except (ClusterError, HelmError, WorldError, RuntimeError) as error:
+    except (ClusterError, NotReadyError, HelmError, WorldError, RuntimeError) as error:
         say(f"the test bed of {trial.name} did not start, or did not end: {error}")
         return Finding({}, broken=True)
     if judge_folder(folder) == BROKEN:

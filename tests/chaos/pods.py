@@ -9,8 +9,7 @@ from random import Random
 from typing import Any
 
 from coding_agent_testbed.cluster.access import Access
-from coding_agent_testbed.cluster.errors import NotReadyError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import NotReadyError, until
 
 from tests.chaos.world import NothingToBreakError, WorldError
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 from coding_agent_testbed.cluster.commands import run
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.release import Release
 

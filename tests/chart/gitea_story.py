@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from coding_agent_core.task.verification import VERIFY_STATUS
-from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.gitea import Account, Api, GiteaServer, WebSession, make_sample, prepare
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.chart.discount import CODE, DOCSTRING, EXAMPLE, FIX, LINE, QUESTION, Step
 from tests.chart.release import Release

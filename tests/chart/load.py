@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coding_agent_testbed.cluster import build
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.edge import HOST, Edge
 from tests.fixtures.deliveries import encode, github_headers, github_issue, sign

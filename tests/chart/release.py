@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from coding_agent_testbed.cluster.access import Access, KubectlError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.helm import CHART, helm
 from tests.fixtures.system import over

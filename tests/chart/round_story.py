@@ -15,10 +15,10 @@ from coding_agent_core.task.round_record import RoundEnd
 from coding_agent_core.task.verification import VERIFY_STATUS
 from coding_agent_testbed.cluster.commands import run
 from coding_agent_testbed.cluster.errors import ClusterError
-from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.forge.model import Item, Kind
 from coding_agent_testbed.forge.server import ForgeServer
 from coding_agent_testbed.model.script import Script, Turn
+from coding_agent_testbed.until import until
 
 from tests.chart.discount import CODE, DOCSTRING, EXAMPLE, FIX, LINE, LOG, QUESTION, VERIFY_COMMANDS, Step
 from tests.fixtures.system import BOT, DONE

@@ -31,7 +31,7 @@ def test_a_cancelled_attempt_is_gone_in_time_and_has_pushed_its_work(start_pods:
     system.wait_for_label(1, PROCESSING)
     with Deletions(system) as deletions:
         system.forge.remove_label("acme/pricing", 1, PROCESSING)
-        system.wait(lambda: deletions.seconds, "the pod is gone", 2 * GRACE)
+        system.wait("the pod is gone", lambda: deletions.seconds, 2 * GRACE)
     [took] = deletions.seconds
     assert took < GRACE + 5
     assert system.pods() == []

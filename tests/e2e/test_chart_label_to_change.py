@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.forge.model import Kind
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.chart.edge import Edge, forwarder
 from tests.chart.place import DENY_ALL, Place, place

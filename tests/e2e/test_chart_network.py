@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.helm import CHART, render_text
 from tests.chart.place import DENY_ALL

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from coding_agent_testbed.cluster import cluster as local
 from coding_agent_testbed.cluster import images, layout
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.e2e.pods import SECURITY, container, job, job_end
 from tests.fixtures.cluster import ClusterUnderTest

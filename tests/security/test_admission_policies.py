@@ -13,7 +13,7 @@ import pytest
 import yaml
 from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY, ANNOTATION_RESCAN
 from coding_agent_testbed.cluster.access import Access, KubectlError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.helm import CHART, render_text
 from tests.fixtures import accounts

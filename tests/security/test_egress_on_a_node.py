@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from coding_agent_core.task.egress import Role, password, user_name
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.place import DENY_ALL, Place, place
 from tests.e2e.pods import job_end

@@ -4,8 +4,9 @@ import httpx2
 import pytest
 from coding_agent_testbed.forge import markup
 from coding_agent_testbed.forge.model import Item
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, BOT_TOKEN, DONE, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT, BOT_TOKEN, DONE, REPOSITORY, StartSystem, System
 from tests.integration.main_job.scripts import finish, script, write
 
 ATTACK = f"""Fixed it. Ping @all, @alice and @org/team.
@@ -84,7 +85,7 @@ def test_the_same_text_from_our_account_does_harm(start_system: StartSystem) -> 
     assert not change.open
     assert "approved" in [event.event for event in change.events]
     assert {BOT, "bug"} <= {label.name for label in change.labels}
-    until(lambda: not system.item(1).open, "an issue that nobody asked to close is closed")
+    until("an issue that nobody asked to close is closed", lambda: not system.item(1).open)
 
 
 def merge(system: System, change: Item) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.chart.helm import CHART, render_text
 from tests.chart.place import node_values
@@ -36,14 +36,16 @@ BOMB = """
 import threading, time
 threading.stack_size(65536)
 end = time.monotonic() + 280
+def idle():
+    time.sleep(max(0, end - time.monotonic()))  # not a wait
 started = 0
 try:
     while started < 10_000:
-        threading.Thread(target=lambda: time.sleep(max(0, end - time.monotonic())), daemon=True).start()
+        threading.Thread(target=idle, daemon=True).start()
         started += 1
 except RuntimeError:
     open("full", "w").write(str(started))
-time.sleep(max(0, end - time.monotonic()))
+idle()
 """
 _NO_PROCESS = "Resource temporarily unavailable"
 MEMORY = {"limits": {"memory": "1Gi"}}
@@ -179,7 +181,8 @@ def test_policies_close_other_networks_but_not_the_pods_own_node(
             f"https://{service}/api/v1/secrets",
         ],
     }
-    attempt = pod("attempt", python(test_image, "import time; time.sleep(600)"), labels("attempt"))
+    rests = python(test_image, "import time; time.sleep(600)")  # not a wait
+    attempt = pod("attempt", rests, labels("attempt"))
     cluster.kubectl("-n", namespace, "apply", "-f", "-", stdin=json.dumps(attempt))
     cluster.kubectl(
         "-n", namespace, "wait", "--for=condition=Ready", "pod/attempt", "--timeout=120s", timeout=150
@@ -231,7 +234,7 @@ async def send(size, piece, pause, pieces):
         for _ in range(pieces):
             writer.write(bytes(piece))
             await writer.drain()
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause)  # not a wait
         await asyncio.wait_for(reader.read(100), 5)
         writer.close()
     except (OSError, asyncio.TimeoutError):

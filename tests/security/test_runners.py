@@ -29,6 +29,7 @@ from coding_agent_demo.programs import CACHE, program_folder, version_of
 from coding_agent_testbed.forge.model import Kind, Role
 from coding_agent_testbed.model.script import Call, Script, Turn
 from coding_agent_testbed.model.server import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.forge import commit
 from tests.fixtures.system import (
@@ -41,7 +42,6 @@ from tests.fixtures.system import (
     SECRET,
     StartSystem,
     System,
-    until,
 )
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
@@ -123,9 +123,9 @@ def test_its_commands_find_the_dummy_and_no_secret(
     program = system.start_webhook()
     system.put_label(1)
     until(
-        lambda: DONE in system.labels(1),
         lambda: f"the hunt is done: {program.text()[-3000:]}",
-        ATTEMPT_SECONDS,
+        lambda: DONE in system.labels(1),
+        timeout=ATTEMPT_SECONDS,
     )
 
     found = system.file_at(BRANCH, "hunt.txt")

@@ -16,8 +16,8 @@ from coding_agent_consumer.workspace.launch import connect_sidecar, launch_works
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import until
 from tests.integration.consumer_attempt.place import WorkspaceProcess
 from tests.integration.consumer_workspace.test_gate import Container, container
 
@@ -140,7 +140,7 @@ async def test_a_false_gate_gets_no_other_task(container: Container, seen: Path,
     """Not the next task of the same consumer; each consumer has a gate of its own."""
     async with launch_workspace(container.settings()) as first:
         attack = asyncio.create_task(first.run(take(container.folder / "gate", seen) + "sleep 3"))
-        await asyncio.to_thread(until, lambda: os.path.exists(seen), "the false gate is open")
+        await asyncio.to_thread(until, "the false gate is open", lambda: os.path.exists(seen))
         waiting = asyncio.create_task(_listed(container, seed))
         assert (await attack).exit_code == 0
     assert "calc.py" in await asyncio.wait_for(waiting, 60)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.workspace.processes import descendants, living_parents
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.system import ROOT
 
@@ -229,9 +230,10 @@ async def test_when_the_agent_is_killed_nothing_of_the_workspace_stays(
     assert below
     process.kill()
     await process.wait()
-    async with asyncio.timeout(60):
-        while living_parents().keys() & below or os.listdir(base_dir):
-            await asyncio.sleep(0.02)
+    await until_async(
+        lambda: f"nothing is left; there are {living_parents().keys() & below}, {os.listdir(base_dir)}",
+        lambda: not living_parents().keys() & below and not os.listdir(base_dir),
+    )
 
 
 async def test_a_command_gets_no_user_namespace(agent_folder: Path, base_dir: Path) -> None:

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import pytest
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.model import Item
+from coding_agent_testbed.until import until
 
 from tests.chaos.change_acts import CHANGE_KINDS
 from tests.chaos.ci import NAME, Behavior
 from tests.chaos.mergeability import records
 from tests.chaos.people import Act, Cast, People
-from tests.fixtures.system import until
 from tests.integration.chaos.conftest import BOT, PEOPLE, REPOSITORIES
 from tests.integration.chaos.test_people import PassedClock, act
 
@@ -132,7 +132,7 @@ def test_ci_checks_each_commit(
             assert act(people, "check passes when it runs again", 1) == ""
         elif step:
             assert act(people, "push to the change's branch") == ""
-        until(ended, "the end of the check")
+        until("the end of the check", ended)
         found.append(ended())
     assert found == results
     log = [one for one in forge.events() if one.event == "check" and one.check == NAME]

@@ -8,10 +8,11 @@ from random import Random
 
 import pytest
 from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.until import until
 
 from tests.chaos.proxies import DeliveryProxy, TcpProxy, Treatment
 from tests.fixtures.hook_receiver import HookReceiver
-from tests.fixtures.system import BOT, REPOSITORY, SECRET, sample_repository, until
+from tests.fixtures.system import BOT, REPOSITORY, SECRET, sample_repository
 
 ID = {"github": "x-github-delivery", "gitlab": "x-gitlab-event-uuid"}
 
@@ -27,7 +28,7 @@ def test_a_delivery_is_recorded_with_what_it_says_and_how_it_was_answered(
         forge.add_hook(REPOSITORY, f"{proxy.url}/webhook", SECRET)
         hook_receiver.status = 202
         forge.add_label(REPOSITORY, 1, BOT)
-        until(lambda: proxy.records, "a record")
+        until("a record", lambda: proxy.records)
         [record] = proxy.records
         assert {**record, "at": ""} == {
             **{"record": "delivery", "at": "", "host": "forge.test", "repository": REPOSITORY},
@@ -36,7 +37,7 @@ def test_a_delivery_is_recorded_with_what_it_says_and_how_it_was_answered(
 
         end = proxy.treat(Treatment(dropped=1.0), Random(1))
         forge.remove_label(REPOSITORY, 1, BOT)
-        until(lambda: len(proxy.records) == 2, "a record of the delivery that failed")
+        until("a record of the delivery that failed", lambda: len(proxy.records) == 2)
         assert (proxy.records[1]["event"], proxy.records[1]["status"]) == ("unlabeled", 0)
         assert proxy.failed == 1
         end()
@@ -52,7 +53,7 @@ def test_a_delivery_is_recorded_with_what_it_says_and_how_it_was_answered(
         forge.close(REPOSITORY, 1)
         hook_receiver.wait_for_count(4)
         end()
-        until(lambda: proxy.idle, "nothing is under way")
+        until("nothing is under way", lambda: proxy.idle)
 
 
 def test_a_cut_connection_is_silent_and_then_passes_on_what_waited() -> None:

@@ -1,6 +1,5 @@
 """Tools of real MCP servers, over stdio and streamable HTTP; servers that are dead."""
 
-import asyncio
 import socket
 import sys
 import threading
@@ -12,6 +11,7 @@ import pytest
 import uvicorn
 from coding_agent_consumer.agent import tools
 from coding_agent_core.task.reasons import Reason
+from coding_agent_testbed.until import until_async
 from mcp.server import MCPServer
 
 from tests.fixtures.model import call, finish, model_server, model_settings, script
@@ -92,9 +92,7 @@ async def test_a_stdio_server_gets_its_own_environment_and_ends_with_the_attempt
     assert {"env_names", "run_command", "finish"} <= offered
     assert "OPENAI_API_KEY" not in told
     pid = int(told.split("pid=")[1].split(".")[0])
-    async with asyncio.timeout(60):
-        while Path(f"/proc/{pid}").exists():
-            await asyncio.sleep(0.02)
+    await until_async("the server's end", lambda: not Path(f"/proc/{pid}").exists())
 
 
 async def test_a_server_over_streamable_http_serves_its_tools_within_bounds(running: Running) -> None:

@@ -22,8 +22,9 @@ from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
 from coding_agent_core.task.queued_task import QueuedTask
 from coding_agent_forges.connect import connect_forge
 from coding_agent_testbed.forge.model import Kind
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over, until
+from tests.fixtures.system import BOT, BOT_TOKEN, MODEL_KEY, REPOSITORY, System, over
 
 
 class WorkspaceProcess:
@@ -50,7 +51,7 @@ class WorkspaceProcess:
 
     def restart_when_ended(self) -> None:
         """What the kubelet does: the tree that is there is kept."""
-        until(lambda: self._process is not None and self._process.poll() is not None, "the workspace ended")
+        until("the workspace ended", lambda: self._process is not None and self._process.poll() is not None)
         self._start()
 
     def end(self) -> None:
@@ -175,7 +176,7 @@ class AttemptPlace:
     async def asked(self, requests: int) -> None:
         """Wait until the model was asked so often."""
         await asyncio.to_thread(
-            until, lambda: len(self.system.model.requests) >= requests, f"{requests} requests to the model"
+            until, f"{requests} requests to the model", lambda: len(self.system.model.requests) >= requests
         )
 
     def branches(self) -> set[str]:

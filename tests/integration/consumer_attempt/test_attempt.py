@@ -17,9 +17,10 @@ from coding_agent_core.task.model import Phase
 from coding_agent_core.task.reasons import Reason
 from coding_agent_testbed.forge.model import Item
 from coding_agent_testbed.model.script import Script, Turn
+from coding_agent_testbed.until import until
 
 from tests.fixtures.forge import commit
-from tests.fixtures.system import BOT, PROCESSING, REPOSITORY, until
+from tests.fixtures.system import BOT, PROCESSING, REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
@@ -109,7 +110,7 @@ async def test_work_is_pushed_while_it_is_done_so_that_a_killed_attempt_leaves_i
     attempt = asyncio.create_task(place.run(place.given(), consumer={"checkpoint_interval": 1e-9}))
     await place.asked(3)
     await asyncio.to_thread(
-        until, lambda: FIRST in place.branches() and "b.md" in tree(place, FIRST), "the work so far is pushed"
+        until, "the work so far is pushed", lambda: FIRST in place.branches() and "b.md" in tree(place, FIRST)
     )
     assert "a.md" not in tree(place, FIRST)
     attempt.cancel()
@@ -220,7 +221,7 @@ async def test_whatever_hangs_there_is_an_outcome_within_the_grace_time(make_pla
     await working.wait()
     stop.set()
     # SIGKILL, by the clock of the same loop: a busy machine delays both.
-    killed = asyncio.create_task(asyncio.sleep(18))
+    killed = asyncio.create_task(asyncio.sleep(18))  # not a wait
     await asyncio.wait({attempt, killed}, return_when=asyncio.FIRST_COMPLETED)
     in_time = not killed.done()
     released.set()

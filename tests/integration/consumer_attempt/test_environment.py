@@ -26,9 +26,10 @@ from coding_agent_core.task.environment import Environment, EnvironmentFileError
 from coding_agent_core.task.reasons import Reason, ReasonClass
 from coding_agent_core.task.runners import RunnerName
 from coding_agent_testbed.forge.model import Role
+from coding_agent_testbed.until import until
 
 from tests.fixtures.forge import commit
-from tests.fixtures.system import MODEL_KEY, REPOSITORY, until
+from tests.fixtures.system import MODEL_KEY, REPOSITORY
 from tests.fixtures.workspace import FolderWorkspace
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
@@ -95,7 +96,7 @@ async def test_a_stop_ends_setup(make_place: MakePlace) -> None:
     def begun() -> bool:
         return (place.workspace.root / "tree" / "begun.txt").exists()
 
-    await asyncio.to_thread(until, begun, "setup has begun")
+    await asyncio.to_thread(until, "setup has begun", begun)
     stop.set()
     async with asyncio.timeout(100):  # the grace time
         outcome = await attempt

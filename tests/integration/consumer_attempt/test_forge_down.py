@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from coding_agent_core.task.reasons import Reason
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, DONE, PROCESSING, StartSystem, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, StartSystem
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.main_job.scripts import finish, run, script, write
 
@@ -55,7 +56,7 @@ async def test_an_outage_is_waited_out(make_place: MakePlace, waits: Callable[[]
     outage = forge.fault(method=method, path=path, times=None, **kind)
     # What an earlier attempt pushed is given, so that comments are read for the prompt alone.
     attempt = asyncio.create_task(place.run(place.given(timeout=MINUTES, branch=FIRST)))
-    await asyncio.to_thread(until, lambda: waits() or attempt.done(), "it waits", MINUTES)
+    await asyncio.to_thread(until, "it waits", lambda: waits() or attempt.done(), timeout=MINUTES)
     assert kind is ANSWER_LOST or not attempt.done(), attempt.result()
     outage.end()
     outcome = await attempt
@@ -81,7 +82,7 @@ async def test_a_checkpoint_that_cannot_be_pushed_costs_nothing(
     def last_push_waits() -> bool:
         return any(one.name == "coding_agent.attempt" and WAITS in one.message for one in caplog.records)
 
-    await asyncio.to_thread(until, lambda: last_push_waits() or attempt.done(), "it waits", MINUTES)
+    await asyncio.to_thread(until, "it waits", lambda: last_push_waits() or attempt.done(), timeout=MINUTES)
     assert "Could not push the work so far" in caplog.text
     outage.end()
     outcome = await attempt
@@ -102,7 +103,10 @@ async def test_a_stop_before_the_work_ends_the_waiting_at_once(
     given = place.given(timeout=MINUTES, branch=FIRST)
     attempt = asyncio.create_task(place.run(given, stop=stop, grace=MINUTES))
     await asyncio.to_thread(
-        until, lambda: waits() or (kind is HANGS and outage.hits) or attempt.done(), "it waits", MINUTES
+        until,
+        "it waits",
+        lambda: waits() or (kind is HANGS and outage.hits) or attempt.done(),
+        timeout=MINUTES,
     )
     stop.set()
     async with asyncio.timeout(20):  # a call alone would take longer: 30 s, and git's 600 s
@@ -132,7 +136,7 @@ async def test_a_stopped_attempt_still_pushes_when_the_forge_comes_back_in_time(
     await place.asked(2)
     outage = place.system.forge.fault(path=".*", times=None, **CUT)
     stop.set()
-    await asyncio.to_thread(until, lambda: waits() or attempt.done(), "the push waits", MINUTES)
+    await asyncio.to_thread(until, "the push waits", lambda: waits() or attempt.done(), timeout=MINUTES)
     outage.end()
     outcome = await attempt
     assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, FIRST)

@@ -10,8 +10,9 @@ import yaml
 from coding_agent_consumer import modes as attempt_program
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, over, until
+from tests.fixtures.system import BOT_TOKEN, MODEL_KEY, over
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.main_job.scripts import finish, run, script, write
 
@@ -32,7 +33,7 @@ def test_sigterm_ends_it_with_143_and_the_work_so_far_pushed(make_place: MakePla
         TERMINATION_LOG=str(last_words),
         GITLAB_PERSONAL_ACCESS_TOKEN="",
     )
-    until(lambda: len(place.system.model.requests) >= 2, f"it works; {program.log}")
+    until(f"it works; {program.log}", lambda: len(place.system.model.requests) >= 2)
     program.process.send_signal(signal.SIGTERM)
     assert program.process.wait(60) == 143, program.text()
     outcome = Outcome.from_termination_message(last_words.read_text())

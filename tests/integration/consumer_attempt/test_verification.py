@@ -21,8 +21,9 @@ from coding_agent_core.task.verification import (
     VerifyResult,
 )
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT_TOKEN, until
+from tests.fixtures.system import BOT_TOKEN
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.changes import push
@@ -93,7 +94,7 @@ async def test_work_whose_check_is_stopped_is_not_lost(make_place: MakePlace) ->
     def begun() -> bool:
         return (place.workspace.root / "tree" / "begun.txt").exists()
 
-    await asyncio.to_thread(until, begun, "the check has begun")
+    await asyncio.to_thread(until, "the check has begun", begun)
     stop.set()
     outcome = await attempt
     assert (outcome.reason, outcome.branch) == (Reason.CANCELLED, FIRST)

@@ -16,6 +16,7 @@ from coding_agent_consumer.gateway.upstream import Upstream, WorkloadIdentity
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.settings.llm import Identity, Price, WireFormat
 from coding_agent_core.task.usage import Allowance
+from coding_agent_testbed.until import until_async
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider, stream
 
@@ -120,9 +121,7 @@ async def test_an_answer_passes_byte_by_byte_and_is_counted(
 
 async def _counted(gateway: Gateway, requests: int) -> None:
     """The last byte may come before the count."""
-    async with asyncio.timeout(_SECONDS):
-        while gateway.usage.requests < requests:
-            await asyncio.sleep(0)
+    await until_async(f"{requests} requests are counted", lambda: gateway.usage.requests >= requests)
 
 
 async def test_only_the_credential_of_this_gateway_opens_it() -> None:
@@ -471,9 +470,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_not_served() -> None:
     body = {**CHAT[1], "a_key_of_tomorrow": "x"}
     async with _opened(OPENAI, play, Allowance(tokens=9_999)) as (gateway, upstream, client):
         first = asyncio.create_task(client.post(CHAT[0], json=body))
-        async with asyncio.timeout(_SECONDS):
-            while not upstream.requests:
-                await asyncio.sleep(0)
+        await until_async("the provider is asked", lambda: upstream.requests)
         with pytest.raises(httpx2.ReadTimeout):
             await client.post(CHAT[0], json=body, timeout=httpx2.Timeout(_SECONDS, read=0.3))
         assert (await client.head("/")).status_code == 200, "by now it has seen that the client is gone"

@@ -10,6 +10,7 @@ from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.gateway.gateway_server import LIMITS, open_gateway
 from coding_agent_consumer.gateway.upstream import Upstream
 from coding_agent_core.settings.llm import WireFormat
+from coding_agent_testbed.until import until_async
 
 from tests.integration.consumer_gateway.provider import Play, Provider, Received, answer, provider
 
@@ -186,9 +187,7 @@ async def test_a_client_that_does_not_read_is_counted_as_one_that_went_away() ->
         _, writer = await _connected(gateway)
         head = b"POST /v1/chat/completions HTTP/1.1\r\n" + _AUTH + _LENGTH + b"\r\n"
         writer.write(head.replace(b"@", gateway.credential.encode()) + BODY)
-        async with asyncio.timeout(_DEADLINE):
-            while gateway.usage.requests == 0:
-                await asyncio.sleep(0)
+        await until_async("the request is counted", lambda: gateway.usage.requests)
         assert (gateway.usage.input_tokens, gateway.usage.output_tokens) == (5, 30)
         writer.close()
 

@@ -1,10 +1,8 @@
 """Transcripts outlive their attempt: killed, on another machine, or with a store that is down."""
 
-import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from coding_agent_core.settings.connections import ContextStorage
 from coding_agent_core.task.attempts import MAX_TAIL, Outcome
 from coding_agent_core.task.model import Item
 from coding_agent_core.task.reasons import Reason
+from coding_agent_testbed.until import until_async
 from pydantic_ai.messages import (
     ModelMessage,
     ModelRequest,
@@ -60,14 +59,6 @@ def write(transcripts: Transcripts, *messages: ModelMessage) -> None:
     writer = Transcript(transcripts.path, Scrub([]), transcripts.lines)
     for message in messages or STEPS:
         writer.append(fields_of(message))
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"did not happen within {seconds:.0f} s: {what}")
-        await asyncio.sleep(0.02)
 
 
 async def test_the_end_tells_the_place_the_link_and_the_last_steps(s3: S3Server, tmp_path: Path) -> None:
@@ -119,7 +110,9 @@ async def test_a_killed_agent_leaves_what_it_had_and_the_next_one_reads_it(
     killed = opened(storage(s3), tmp_path / "first")
     await killed.begin()
     write(killed, ModelResponse(parts=[TextPart("I am attempt 1.")]))
-    await until(lambda: b"I am attempt 1." in (s3.read(killed.key) or b""), "it is uploaded while it runs")
+    await until_async(
+        "it is uploaded while it runs", lambda: b"I am attempt 1." in (s3.read(killed.key) or b"")
+    )
     assert killed._keeping is not None
     killed._keeping.cancel()  # nothing more comes of it
     on_another_node = opened(storage(s3), tmp_path / "second", 2)
@@ -158,7 +151,9 @@ async def test_a_store_that_is_down_costs_nothing_but_the_record(
     with caplog.at_level(logging.WARNING):
         assert await kept.begin() == ""
         write(kept)
-        await until(lambda: "Cannot upload the transcript for now" in caplog.text, "the first upload failed")
+        await until_async(
+            "the first upload failed", lambda: "Cannot upload the transcript for now" in caplog.text
+        )
         outcome = await kept.end(FAILED, within=2)
     assert (outcome.reason, outcome.message, outcome.transcript) == (FAILED.reason, FAILED.message, None)
     assert "gave: 2 passed" in outcome.tail
@@ -184,10 +179,10 @@ async def test_a_store_that_hangs_delays_the_end_no_longer_than_allowed(s3: S3Se
     kept = opened(storage(s3), tmp_path)
     await kept.begin()
     write(kept)
-    await until(lambda: kept._uploaded > 0, "the first upload")
+    await until_async("the first upload", lambda: kept._uploaded > 0)
     s3.freeze()
     write(kept, ModelResponse(parts=[TextPart("More.")]))
-    await until(lambda: kept._putting is not None and not kept._putting.done(), "an upload hangs")
+    await until_async("an upload hangs", lambda: kept._putting is not None and not kept._putting.done())
     began = time.monotonic()
     outcome = await kept.end(FAILED, within=1)
     assert time.monotonic() - began < 30
@@ -205,7 +200,7 @@ async def test_old_transcripts_go_from_folder_and_bucket(s3: S3Server, tmp_path:
     kept = opened(storage(s3, cleanup_days=30), tmp_path)
     await kept.begin()
     write(kept)
-    await until(lambda: not old.exists(), "the old one is removed")
+    await until_async("the old one is removed", lambda: not old.exists())
     await kept.end(FAILED)
     assert kept.path is not None
     assert kept.path.exists()

@@ -20,6 +20,7 @@ from coding_agent_consumer.workspace.processes import living_parents
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError
 from coding_agent_consumer.workspace.workspace_client import WorkspaceClient
 from coding_agent_core.settings.attempt_settings import Isolation, WorkspaceSettings
+from coding_agent_testbed.until import until_async
 
 LIMIT = 2000
 PATIENCE = END_SECONDS + 60
@@ -52,15 +53,11 @@ def alive(mark: str) -> list[int]:
 
 
 async def gone(mark: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while alive(mark):
-            await asyncio.sleep(0.01)
+    await until_async(f"the end of {mark}", lambda: not alive(mark), timeout=PATIENCE)
 
 
 async def runs(mark: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not alive(mark):
-            await asyncio.sleep(0.01)
+    await until_async(f"{mark} runs", lambda: alive(mark), timeout=PATIENCE)
 
 
 async def test_exit_codes_and_output_are_the_shells(workspace: Workspace) -> None:

@@ -1,7 +1,6 @@
 """One workspace container for task after task: what a task leaves behind, the next one does not find."""
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import sys
@@ -15,8 +14,7 @@ from coding_agent_consumer.workspace.framing import Seed
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import ProcessSpec, WorkspaceGoneError
 from coding_agent_core.settings.attempt_settings import WorkspaceSettings
-
-from tests.fixtures.system import until
+from coding_agent_testbed.until import until, until_async
 
 
 @dataclass
@@ -100,7 +98,7 @@ async def test_no_process_of_a_task_can_pose_as_the_gate_for_the_next_one(
             launch_workspace(container.settings()) as first,
             first.start(ProcessSpec(("sh", "-c", f"python3 {tmp_path}/poses.py & sleep 600")), timeout=600),
         ):
-            await asyncio.to_thread(until, posed.exists, "it poses as the gate")
+            await asyncio.to_thread(until, "it poses as the gate", posed.exists)
             started = asyncio.create_task(_entered(container, {"VARIABLE": "of the next task"}))
         await started
         assert "got" not in posed.read_text()
@@ -194,9 +192,5 @@ async def seeded(container: Container, seed: Seed) -> None:
 
 
 async def until_connected(gate: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    async with asyncio.timeout(60):
-        while True:
-            # Its path is there a moment before it takes connections.
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                return await asyncio.open_unix_connection(gate)
-            await asyncio.sleep(0.01)
+    # Its path is there a moment before it takes connections: an `OSError` passes.
+    return await until_async("a connection", lambda: asyncio.open_unix_connection(gate))

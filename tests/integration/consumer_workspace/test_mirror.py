@@ -12,7 +12,7 @@ import pytest
 from coding_agent_consumer.repository import mirror as module
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.repository.mirror import Mirror
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.integration.consumer_workspace.git_server import GitServer, git, permitted
 
@@ -169,7 +169,7 @@ def half(source, target):
     if Path(mirror) in target.parents:
         target.with_name(f"{target.name}.new").write_bytes(source.read_bytes()[:100])
         Path(mirror, "half").touch()
-        time.sleep(300)
+        time.sleep(300)  # not a wait
     return whole(source, target)
 
 whole, module._copy = module._copy, half

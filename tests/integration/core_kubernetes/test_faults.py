@@ -13,6 +13,7 @@ from aiohttp import web
 from coding_agent_core.task.agenttask import manifest
 from coding_agent_core.task.model import task_name
 from coding_agent_testbed.bench.broker import freeze
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import PATIENT
@@ -65,9 +66,11 @@ async def response_seconds(http: httpx2.AsyncClient, port: int) -> float:
 
 async def recovers(http: httpx2.AsyncClient, port: int) -> None:
     """The receiver is ready again, without help."""
-    async with asyncio.timeout(60):
-        while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:
-            await asyncio.sleep(0.05)
+
+    async def ready() -> bool:
+        return (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200
+
+    await until_async("the receiver is ready", ready)
 
 
 @pytest.mark.long

@@ -12,10 +12,10 @@ import httpx2
 import pytest
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.runs import stored_rescan
-from coding_agent_testbed.cluster import wait
+from coding_agent_testbed.until import until
 
 from tests.fixtures.deliveries import SECRET
-from tests.fixtures.system import BOT, BOT_TOKEN, REPOSITORY, Program, StartSystem, System, until
+from tests.fixtures.system import BOT, BOT_TOKEN, REPOSITORY, Program, StartSystem, System
 from tests.integration.core_kubernetes.place import Place
 
 ADMIN = "alice-token"
@@ -87,14 +87,14 @@ class Outage:
         def ended() -> list[str]:
             return [entry.status for entry in self.log if entry.status != "pending"]
 
-        until(lambda: len(ended()) == count, lambda: f"{count} deliveries, there are {ended()}")
+        until(lambda: f"{count} deliveries, there are {ended()}", lambda: len(ended()) == count)
 
     def receiver(self) -> Program:
         """The receiver is back, at the same address."""
         program = self.place.start_receiver(self.place.account(), forge=self.forge())
         self.system.programs.append(program)
         ready = f"http://127.0.0.1:{program.port()}/readyz"
-        wait.until("readiness", lambda: httpx2.get(ready, timeout=60).status_code == 200, timeout=60)
+        until("readiness", lambda: httpx2.get(ready, timeout=60).status_code == 200, timeout=60)
         self.door.receiver = program
         return program
 
@@ -209,7 +209,7 @@ def test_fifty_labels_while_no_receiver_was_there_become_fifty_tasks(outage: Out
         outage.poll(**ELSEWHERE)
         return False
 
-    until(all_accepted, "the forge's log shows no event that was lost")
+    until("the forge's log shows no event that was lost", all_accepted)
     specs = [task["spec"] for task in outage.place.tasks().values()]
     assert sorted(spec["source"]["number"] for spec in specs) == list(everything)
     assert {spec["run"] for spec in specs} == {1}

@@ -7,7 +7,7 @@ import httpx2
 import pytest
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import task_name
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.fixtures import accounts
 from tests.fixtures.audit import requests

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from coding_agent_testbed.until import until, until_async
 
 from tests.fixtures.deliveries import (
     encode,
@@ -19,7 +20,7 @@ from tests.fixtures.deliveries import (
     gitlab_issue,
     sign,
 )
-from tests.fixtures.system import BOT_TOKEN, REPOSITORY, StartSystem, until
+from tests.fixtures.system import BOT_TOKEN, REPOSITORY, StartSystem
 from tests.integration.core_kubernetes.place import Place
 
 OLD, NEW = "the-old-secret", "the-new-secret"
@@ -101,9 +102,11 @@ class Forge:
     async def sent(self, more: int) -> None:
         """Wait until so many more deliveries are answered, and all that are under way now."""
         wanted, begun = len(self.answers) + more, range(1, self._begun + 1)
-        async with asyncio.timeout(60):
-            while len(self.answers) < wanted or not self.answers.keys() >= set(begun):
-                await asyncio.sleep(0.01)
+
+        def are_answered() -> bool:
+            return len(self.answers) >= wanted and self.answers.keys() >= set(begun)
+
+        await until_async(lambda: f"{wanted} answers; there are {len(self.answers)}", are_answered)
 
 
 async def test_no_delivery_is_refused_while_the_webhook_secret_is_rotated(
@@ -168,8 +171,8 @@ def test_a_poller_goes_on_with_the_next_token_of_the_forge(place: Place, start_s
 
     def found(tasks: int) -> None:
         until(
-            lambda: len(place.tasks()) == tasks,
             lambda: f"{tasks} tasks; {program.text()[-3000:]}",
+            lambda: len(place.tasks()) == tasks,
             interval=0.2,
         )
 

@@ -106,13 +106,6 @@ class Queue:
                 found.append((properties, body))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until it holds."""
-    async with asyncio.timeout(DEADLINE):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.05)
-
-
 @asynccontextmanager
 async def claims(source: RabbitMQSource) -> AsyncIterator[Callable[[], Any]]:
     """The source's next claim, within the deadline, as often as called."""

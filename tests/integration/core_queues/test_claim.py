@@ -13,9 +13,10 @@ from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.task.commands import IssueCommand
 from coding_agent_core.task.model import CommandName, Withdrawal
 from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.core_queues.steps import DEADLINE, PATIENT, Queue, Relay, claims, request, until
+from tests.integration.core_queues.steps import DEADLINE, PATIENT, Queue, Relay, claims, request
 from tests.unit.core_task.test_commands import command
 
 NewSource = Callable[..., RabbitMQSource]
@@ -60,7 +61,10 @@ async def test_the_lock_is_taken_again_after_a_reconnection(
         async with first.item_lock() as held:
             assert held
             relay.cut()
-            await until(lambda: noticed_the_loss(caplog) and not queue.is_locked(first.task.request.item))
+            await until_async(
+                "the loss is noticed, and the lock gone",
+                lambda: noticed_the_loss(caplog) and not queue.is_locked(first.task.request.item),
+            )
             asked = asyncio.create_task(first.holds_item())
             relay.restore()
             assert await asked
@@ -96,7 +100,7 @@ async def test_an_item_that_is_unlocked_during_a_reconnection_stays_unlocked(
             assert await asyncio.to_thread(relocking.wait, 60)
         unlocked.set()
         assert await asyncio.to_thread(locked_again.wait, 60)
-        await until(lambda: not queue.is_locked(claim.task.request.item))
+        await until_async("the lock is gone", lambda: not queue.is_locked(claim.task.request.item))
         await claim.done()
 
 
@@ -118,7 +122,7 @@ async def test_who_finds_the_item_taken_after_a_reconnection_has_lost_it(
                 assert (second.task.uuid, second.redelivered) == (first.task.uuid, True)
                 async with second.item_lock() as held_too:
                     assert held_too
-                    await until(lambda: noticed_the_loss(caplog))
+                    await until_async("the loss is noticed", lambda: noticed_the_loss(caplog))
                     asked = asyncio.create_task(first.holds_item())
                     relay.restore()
                     async with asyncio.timeout(60):
@@ -198,9 +202,7 @@ async def test_one_consumer_looks_at_the_changes_of_a_forge_and_another_follows(
             assert (held, held_too) == (True, False), "the broker alone would give it twice"
         await its.aclose()
         assert not await first.looks(HERE)
-        async with asyncio.timeout(DEADLINE):
-            while not await second.looks(HERE):
-                await asyncio.sleep(0.05)
+        await until_async("the other one looks", lambda: second.looks(HERE))
     finally:
         await its.aclose()
         await others.aclose()
@@ -212,7 +214,9 @@ async def test_commands_and_withdrawals_come_before_signs(
     monkeypatch.setattr("coding_agent_core.queues.rabbitmq.publisher._PROBE_SECONDS", DEADLINE)
     for number in (1, 2):
         await sink.submit(request(number))
-    await until(lambda: queue.exists(f".signs.{HERE}") and queue.ready(f".signs.{HERE}") == 2)
+    await until_async(
+        "two signs", lambda: queue.exists(f".signs.{HERE}") and queue.ready(f".signs.{HERE}") == 2
+    )
     await sink.withdraw(Withdrawal(item=request(1).item, reason="the issue lost its label"))
     await sink.command(cancel(HERE))
     consume = Channel.consume

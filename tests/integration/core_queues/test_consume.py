@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 import pytest
 from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource
 from coding_agent_core.queues.rabbitmq.messages import Timing
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.core_queues.steps import Queue, Relay, claims, request, until
+from tests.integration.core_queues.steps import Queue, Relay, claims, request
 
 NewSource = Callable[..., RabbitMQSource]
 
@@ -25,7 +26,7 @@ async def test_a_task_is_acknowledged_when_it_ended_and_not_before(
         claim = await take()
         assert (claim.task.request.user, claim.redelivered) == ("alice", False)
         assert queue.ready() == 0
-    await until(lambda: queue.ready() == 1)  # that consumer ended without settling it
+    await until_async("one message", lambda: queue.ready() == 1)  # that consumer ended without settling it
     async with claims(first) as take:
         again = await take()
         assert (again.task.uuid, again.redelivered) == (claim.task.uuid, True)
@@ -65,7 +66,7 @@ async def test_a_task_longer_than_the_consumer_timeout_runs_once(
         claim = await take()
         async with claim.item_lock() as held:
             assert held
-            await until(lambda: "PRECONDITION_FAILED" in caplog.text)
+            await until_async("the broker refuses it", lambda: "PRECONDITION_FAILED" in caplog.text)
             assert not claim.lost.is_set()
         await sink.submit(request(2))
         await claim.done()
@@ -73,7 +74,7 @@ async def test_a_task_longer_than_the_consumer_timeout_runs_once(
         assert following.task.request.item.number == 2, "the first task must not start again"
         await following.done()
         # The broker may have taken this one back too by now; it is not handed out again.
-        await until(lambda: queue.ready() == 0)
+        await until_async("no message", lambda: queue.ready() == 0)
 
 
 @pytest.mark.long
@@ -102,7 +103,10 @@ async def test_a_connection_that_ends_in_mid_task_leads_to_one_acknowledgement(
             assert held
             relay.cut()
             relay.restore()
-            await until(lambda: relay.connections > 1 and queue.is_locked(claim.task.request.item))
+            await until_async(
+                "a new connection has the lock",
+                lambda: relay.connections > 1 and queue.is_locked(claim.task.request.item),
+            )
             assert not claim.lost.is_set()
         await claim.done()
         await sink.submit(request(2))
@@ -221,7 +225,7 @@ async def test_closing_the_source_ends_its_consumers_and_gives_tasks_back(
         await claim.done()  # too late to mean anything
         with pytest.raises(StopAsyncIteration):
             await anext(first)
-    await until(lambda: queue.ready() == 1)
+    await until_async("one message", lambda: queue.ready() == 1)
 
 
 @pytest.mark.parametrize("turns", [0, 3])

@@ -12,9 +12,10 @@ from coding_agent_core.queues.rabbitmq import RabbitMQSink, RabbitMQSource, mess
 from coding_agent_core.settings.model import RabbitMQ
 from coding_agent_core.task.model import Origin
 from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.rabbitmq import Broker
-from tests.integration.core_queues.steps import DEADLINE, HASTE, Queue, Relay, claims, request, until
+from tests.integration.core_queues.steps import DEADLINE, HASTE, Queue, Relay, claims, request
 
 READINESS_S = 4
 """Seconds that a kubelet waits for the answer, by the chart's `timeoutSeconds`."""
@@ -37,9 +38,7 @@ async def submit_again(sink: RabbitMQSink, number: int) -> None:
 
 async def until_connected(sink: RabbitMQSink) -> None:
     """Wait until the sink says so; a busy broker may need longer than one look takes."""
-    async with asyncio.timeout(DEADLINE):
-        while not await sink.connected():
-            await asyncio.sleep(0.05)
+    await until_async("the sink is connected", sink.connected)
 
 
 async def test_a_full_queue_refuses_instead_of_dropping(sink: RabbitMQSink, queue: Queue) -> None:
@@ -96,16 +95,14 @@ async def test_a_broker_restarted_in_mid_stream_loses_nothing_that_was_promised(
                 continue
             promised.append(number)
 
-    async with asyncio.timeout(DEADLINE * 2), asyncio.TaskGroup() as group:
+    async with asyncio.TaskGroup() as group:
         for worker in range(1, 5):
             group.create_task(stream(worker))
-        while len(promised) < 15:
-            await asyncio.sleep(0.01)
+        await until_async("15 are promised", lambda: len(promised) >= 15)
         await asyncio.to_thread(rabbitmq.kill)
         before = len(promised)
         await asyncio.to_thread(rabbitmq.start)
-        while len(promised) < before + 15:
-            await asyncio.sleep(0.01)
+        await until_async("15 more are promised", lambda: len(promised) >= before + 15)
         stop.set()
     found = numbers(queue)
     assert set(promised) <= set(found)
@@ -180,9 +177,11 @@ async def test_a_queue_that_was_purged_is_filled_again_by_polls(
     poll = request(1, Origin.POLL)
     assert (await sink.submit(poll)).duplicate is None
     assert numbers(queue) == [1]
-    async with asyncio.timeout(DEADLINE):
-        while (await sink.submit(poll)).duplicate is not None:
-            pass
+
+    async def is_published() -> bool:
+        return (await sink.submit(poll)).duplicate is None
+
+    await until_async("a poll publishes it again", is_published)
     assert numbers(queue) == [1]
 
 
@@ -209,4 +208,4 @@ async def test_polls_do_not_publish_what_waits_already(
             assert (await sink.submit(poll)).duplicate is not None
         await claim.done()
     assert (await sink.submit(poll)).duplicate is None, "a label that is there now was applied since"
-    await until(lambda: queue.ready() == 3)
+    await until_async("three messages", lambda: queue.ready() == 3)

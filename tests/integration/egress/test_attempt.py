@@ -11,9 +11,9 @@ import yaml
 from coding_agent_consumer.workspace.egress import denials, egress_proxy, proxy_variables
 from coding_agent_core.task.egress import Denial, Role, user_name, variables
 from coding_agent_testbed.cluster.network import free_ports
+from coding_agent_testbed.until import until
 
 from tests.fixtures.egress import EgressProxy, StartEgress
-from tests.fixtures.system import until
 
 _BUCKET = """
 from datetime import timedelta
@@ -38,7 +38,7 @@ async def test_an_attempt_hears_what_was_denied(proxy: EgressProxy) -> None:
     for host in ("https://a.example.com/", "https://b.example.com/", "https://b.example.com/"):
         proxy.get(host, "web-1-1")
     expected = {"a.example.com": 1, "b.example.com": 2}
-    until(lambda: proxy.denials("web-1-1") == expected, "all are counted")
+    until("all are counted", lambda: proxy.denials("web-1-1") == expected)
     assert await denials(agent) == (
         Denial(host="b.example.com", count=2),
         Denial(host="a.example.com", count=1),
@@ -87,7 +87,7 @@ def test_each_client_of_the_agent_uses_the_proxy(
     run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert run.returncode != 0
     until(
-        lambda: proxy.denials(job) == {host: 1}, lambda: f"the proxy was asked: {proxy.log()}\n{run.stderr}"
+        lambda: f"the proxy was asked: {proxy.log()}\n{run.stderr}", lambda: proxy.denials(job) == {host: 1}
     )
 
 

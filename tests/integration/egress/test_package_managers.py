@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 from coding_agent_core.task.egress import VARIABLES
+from coding_agent_testbed.until import until
 
 from tests.fixtures.egress import StartEgress
-from tests.fixtures.system import until
 
 _HOSTS = Path(__file__).resolve().parents[3] / "plugin/src/kubectl_agenttask/hosts.sh"
 COMMANDS = {
@@ -47,4 +47,4 @@ def test_the_script_prints_the_hosts_for_which_the_tools_are_configured(
                     break
             assert (done.returncode == 0) is allowed, done.stdout + done.stderr + run.stdout
             if not allowed:  # they are counted a moment after the tool was answered
-                until(functools.partial(proxy.denials, f"{tool}-1"), f"{tool} went through the proxy")
+                until(f"{tool} went through the proxy", functools.partial(proxy.denials, f"{tool}-1"))

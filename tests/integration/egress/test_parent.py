@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 import pytest
+from coding_agent_testbed.until import until
 
 from tests.fixtures.company_proxy import CompanyProxy, serve
 from tests.fixtures.egress import EgressProxy, StartEgress
-from tests.fixtures.system import until
 from tests.integration.egress.test_proxy import machine
 
 __all__ = ["machine"]
@@ -39,11 +39,11 @@ def test_other_machines_are_reached_through_it(
 ) -> None:
     answer = proxy.get(f"http://outside.test:{machine}/")
     assert (answer.status_code, answer.text) == (200, "ok")
-    until(lambda: "GET:outside.test" in parent.asked(), "the parent was asked")
+    until("the parent was asked", lambda: "GET:outside.test" in parent.asked())
     # A tunnel too; what it leads to speaks no TLS.
     with pytest.raises(Exception, match=r"SSL|TLS|EOF|disconnected"):
         proxy.get(f"https://outside.test:{machine}/")
-    until(lambda: "CONNECT:outside.test" in parent.asked(), "the parent made the tunnel")
+    until("the parent made the tunnel", lambda: "CONNECT:outside.test" in parent.asked())
 
 
 def test_hosts_with_a_private_address_are_reached_without_it(
@@ -57,6 +57,6 @@ def test_what_is_denied_does_not_reach_it(proxy: EgressProxy, parent: CompanyPro
     assert proxy.get(f"http://hidden.test:{machine}/", "parent-1").status_code == 403
     assert proxy.get("https://hidden.test/", "parent-1").status_code == 403
     expected = {f"hidden.test:{machine}": 1, "hidden.test": 1}
-    until(lambda: proxy.denials("parent-1") == expected, "the agent hears it from our own proxy")
+    until("the agent hears it from our own proxy", lambda: proxy.denials("parent-1") == expected)
     assert not any("hidden.test" in request for request in parent.asked())
     assert PASSWORD not in proxy.log()

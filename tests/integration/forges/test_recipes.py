@@ -10,7 +10,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 from coding_agent_docs.blocks import blocks
 from coding_agent_docs.paths import DOCS
 from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, client
 
@@ -114,15 +114,15 @@ def served(name: str, tmp_path: Path, environment: Mapping[str, str]) -> Iterato
         env={"PATH": os.environ["PATH"], "NO_PROXY": "*", "PORT": str(port), **environment},
     )
     try:
-        deadline = time.monotonic() + DEADLINE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, "the program has ended"
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+
+        def alive() -> None:
+            assert process.poll() is None, "the program has ended"
+
+        def listens() -> bool:
+            socket.create_connection(("127.0.0.1", port), timeout=5).close()
+            return True
+
+        until("the program listens", listens, timeout=DEADLINE, alive=alive)
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

@@ -4,8 +4,9 @@ import time
 
 from coding_agent_testbed.forge.model import Comment
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, System
 from tests.integration.main_job.scripts import finish, run, write
 
 FLOW = {BOT, PROCESSING, DONE}
@@ -33,7 +34,7 @@ def say(system: System, text: str, *, by: str = "alice") -> Comment:
 def next_second() -> None:
     """Wait for it."""
     now = int(time.time())
-    until(lambda: int(time.time()) > now, "the next second")
+    until("the next second", lambda: int(time.time()) > now)
 
 
 def seen(comment: Comment) -> list[tuple[str, str]]:
@@ -43,7 +44,7 @@ def seen(comment: Comment) -> list[tuple[str, str]]:
 
 def wait_until_seen(comment: Comment) -> None:
     """The bot shows that it has carried the command out."""
-    until(lambda: seen(comment) == [("coding-agent-bot", "eyes")], f"a reaction to {comment.body!r}")
+    until(f"a reaction to {comment.body!r}", lambda: seen(comment) == [("coding-agent-bot", "eyes")])
 
 
 def bots(system: System) -> list[Comment]:
@@ -58,5 +59,5 @@ def bots(system: System) -> list[Comment]:
 def wait_for_report(system: System, text: str) -> str:
     """Wait until the bot's comment on the first issue has the text; all of it."""
     return str(
-        until(lambda: next((c.body for c in bots(system) if text in c.body), ""), f"{text!r} in the comment")
+        until(f"{text!r} in the comment", lambda: next((c.body for c in bots(system) if text in c.body), ""))
     )

@@ -13,6 +13,7 @@ from coding_agent_core.task.commands import stored_commands
 from coding_agent_core.task.model import Phase, task_name
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.model import Comment
+from coding_agent_testbed.until import until
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
@@ -20,7 +21,7 @@ from tests.fixtures.deliveries import TOKEN
 from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.issue_commands.steps import next_second, seen
-from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import BOT, PROCESSING, REPOSITORY, SEED, World
 
 

@@ -4,8 +4,9 @@ import re
 
 import httpx2
 from coding_agent_testbed.forge.model import Comment
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System
 from tests.integration.issue_commands.steps import (
     FLOW,
     bots,
@@ -52,15 +53,15 @@ def test_people_with_write_access_command_the_agent_by_comments(start_system: St
 
     # /run starts nothing on an item that never had a task
     say(system, "/run\nand please be careful")
-    until(lambda: "apply the label to start one" in program.text(), "the log says why")
+    until("the log says why", lambda: "apply the label to start one" in program.text())
     system.put_label(1)
     wait_for_report(system, "working on it")
-    until(lambda: len(system.model.requests) >= 2, "the agent is at work")
+    until("the agent is at work", lambda: len(system.model.requests) >= 2)
     system.wait_for_label(1, PROCESSING)
 
     # nobody without write access, and never the bot itself
     strangers = [say(system, "/cancel", by="reader"), say(system, "/cancel", by="coding-agent-bot")]
-    until(lambda: program.text().count("refused") == 2, "both are refused in the log")
+    until("both are refused in the log", lambda: program.text().count("refused") == 2)
     assert "reader has no write access" in program.text()
     assert [seen(stranger) for stranger in strangers] == [[], []], "no answer: nobody can make the bot write"
 
@@ -74,7 +75,7 @@ def test_people_with_write_access_command_the_agent_by_comments(start_system: St
     cancelled = wait_for_report(system, "Coding agent: cancelled")
     assert "alice cancelled it with a comment." in cancelled
     wait_until_seen(cancel)
-    until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
+    until("the labels of the flow are gone", lambda: not system.labels(1) & FLOW)
     assert system.file_at("coding-agent/issue-1", "half.md") == "half\n", "work so far is pushed"
 
     say(system, "/retry")
@@ -84,7 +85,7 @@ def test_people_with_write_access_command_the_agent_by_comments(start_system: St
 
     nothing = say(system, "/retry")
     wait_until_seen(nothing)
-    until(lambda: "the last task succeeded; /run starts another" in program.text(), "the log says why")
+    until("the log says why", lambda: "the last task succeeded; /run starts another" in program.text())
 
     redeliver_everything(system)
     wait_until_seen(say(system, "/retry"))
@@ -113,8 +114,8 @@ def test_a_label_that_names_a_coding_agent_is_enough(start_system: StartSystem) 
     system = start_system("gitlab", scripts(), consumer=other, webhook={"commands": {"enabled": True}})
     program = system.start_webhook()
     put_at_once(system, f"{BOT}: builtin", BOT)
-    until(lambda: {PROCESSING, "bug"} == system.labels(1), "both labels are swapped")
-    until(lambda: len(system.model.requests) == 2, "the built-in agent is at work")
+    until("both labels are swapped", lambda: {PROCESSING, "bug"} == system.labels(1))
+    until("the built-in agent is at work", lambda: len(system.model.requests) == 2)
     system.forge.remove_label(REPOSITORY, 1, PROCESSING)
     wait_for_report(system, "Coding agent: cancelled")
     say(system, "/retry")

@@ -16,10 +16,11 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting.comment import read_state
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.deliveries import PENDING
+from coding_agent_testbed.until import until
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
-from tests.fixtures.system import REPOSITORY, sample_repository, until
+from tests.fixtures.system import REPOSITORY, sample_repository
 from tests.integration.label_races.judge import BOT, DONE, PROCESSING, Shown, is_wanted, problems
 from tests.integration.label_races.modes import GRACE, Mode, RaceItem, start_kubernetes, start_queues
 from tests.integration.label_races.stories import Act, Story, stories
@@ -121,11 +122,11 @@ class Race:
         )
         began = time.monotonic()
         for step, item in steps:
-            time.sleep(max(0.0, began + step.at - time.monotonic()))
+            time.sleep(max(0.0, began + step.at - time.monotonic()))  # not a wait
             _act(item, step.act)
         # A held item's work may end when all of the round's events are delivered.
         forges = {item.forge for item in rounds}
-        until(lambda: all(map(_all_delivered, forges)), "every event is delivered", SETTLE_SECONDS)
+        until("every event is delivered", lambda: all(map(_all_delivered, forges)), timeout=SETTLE_SECONDS)
         for item in rounds:
             # Not what the story says: a removal does nothing between the two requests that swap the labels.
             if is_wanted(item.events()):
@@ -136,21 +137,24 @@ class Race:
     def settle(self, *forges: ForgeServer) -> None:
         """Wait until every item is as it should be, and nothing more happens; with forges: theirs alone."""
         items = [item for item in self.told if not forges or item.forge in forges]
-        deadline = time.monotonic() + SETTLE_SECONDS
         quiet_since, seen = time.monotonic(), -1
-        while True:
+        wrong: dict[RaceItem, list[str]] = {}
+
+        def is_settled() -> bool:
+            nonlocal quiet_since, seen, wrong
             wrong = self._wrong(items)
             happened = sum(forge.events()[-1].id for forge in {item.forge for item in items})
             now = time.monotonic()
             if wrong or happened != seen:
                 quiet_since, seen = now, happened
-            elif now - quiet_since >= QUIET_SECONDS:
-                return
-            if now > deadline:
-                text = "\n".join(_report(item, self.told[item], lines) for item, lines in wrong.items())
-                print(self.mode.logs())
-                pytest.fail(f"{len(wrong)} of {len(items)} items are wrong:\n{text}")
-            time.sleep(0.3)
+            return now - quiet_since >= QUIET_SECONDS
+
+        def report() -> str:
+            print(self.mode.logs())
+            text = "\n".join(_report(item, self.told[item], lines) for item, lines in wrong.items())
+            return f"{len(wrong)} of {len(items)} items are wrong:\n{text}"
+
+        until(report, is_settled, timeout=SETTLE_SECONDS, interval=0.3)
 
     def _wrong(self, items: Sequence[RaceItem]) -> dict[RaceItem, list[str]]:
         # What the items show is read after the runs: a change between the two is looked at again.
@@ -250,8 +254,8 @@ def test_a_forge_that_is_down_keeps_nobody_waiting_on_the_other(
     # The tasks of the forge that is down come first.
     for item in held_up:
         _act(item, Act.LABEL)
-        until(partial(_all_delivered, item.forge), "the event is delivered")
-    until(lambda: outage.hits, "the system has tried")
+        until("the event is delivered", partial(_all_delivered, item.forge))
+    until("the system has tried", lambda: outage.hits)
     _act(other, Act.LABEL)
     _wait_for_done(system, other)
     outage.end()
@@ -273,7 +277,7 @@ def test_a_clock_that_is_set_back_while_a_run_works_asks_for_no_other_run(
     [item] = _items([forge], 1)
     system.know([item])
     _act(item, Act.LABEL)
-    until(lambda: _shown(item).labels == {PROCESSING}, "the run has the item", SETTLE_SECONDS)
+    until("the run has the item", lambda: _shown(item).labels == {PROCESSING}, timeout=SETTLE_SECONDS)
     forge.set_clock(-90.0)
     system.let_end(item)
     _wait_for_done(system, item)
@@ -291,12 +295,14 @@ def _wait_for_quiet(forge: ForgeServer, seconds: float) -> None:
             newest, since = seen, time.monotonic()
         return time.monotonic() - since >= seconds
 
-    until(is_quiet, f"nothing happens for {seconds} s", SETTLE_SECONDS)
+    until(f"nothing happens for {seconds} s", is_quiet, timeout=SETTLE_SECONDS)
 
 
 def _wait_for_done(system: Mode, item: RaceItem) -> None:
     until(
-        lambda: DONE in _shown(item).labels, lambda: f"{item.name} is done\n{system.logs()}", SETTLE_SECONDS
+        lambda: f"{item.name} is done\n{system.logs()}",
+        lambda: DONE in _shown(item).labels,
+        timeout=SETTLE_SECONDS,
     )
 
 

@@ -11,10 +11,11 @@ from unittest.mock import patch
 
 import pytest
 from coding_agent_core.platforms.registry import HOSTS
+from coding_agent_testbed.until import until
 
 from main import main
 from tests.fixtures.preloaded import start_main
-from tests.fixtures.system import Program, until
+from tests.fixtures.system import Program
 
 ROOT = Path(__file__).parents[3]
 SECRET = {"GITHUB_WEBHOOK_SECRET": "s"}
@@ -105,7 +106,7 @@ def test_one_process_polls_unless_it_is_switched_off(tmp_path: Path, enabled: bo
         program = Program(start_main(["--mode", "webhook"], env=env, cwd=tmp_path, log=log), log)
         program.ready()
         if enabled:
-            until(lambda: select.select([forge], [], [], 0)[0], "the forge is polled")
+            until("the forge is polled", lambda: select.select([forge], [], [], 0)[0])
         # Its first poll waits for an answer, for as long as a stop gives it.
         program.kill() if enabled else program.terminate()
     assert ("Webhooks only: scheduling.enabled is false" in program.text()) is not enabled

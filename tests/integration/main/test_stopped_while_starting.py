@@ -20,8 +20,7 @@ from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
 from coding_agent_operator.jobs.pod_spec import command_of, init_container
-
-from tests.fixtures.system import until
+from coding_agent_testbed.until import until
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = ("unshare", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"]))
@@ -60,7 +59,7 @@ class Finder:
         if name == "pydantic":
             pathlib.Path("importing").touch()
             while True:
-                time.sleep(0.01)
+                time.sleep(0.01)  # not a wait
 
 sys.meta_path.insert(0, Finder())
 """
@@ -91,7 +90,7 @@ def first_process(command: Sequence[str], folder: Path) -> Iterator[tuple[subpro
     ):
         children = Path(f"/proc/{started.pid}/task/{started.pid}/children")
         try:
-            until(lambda: children.read_text().split(), "the namespace's first process is there")
+            until("the namespace's first process is there", lambda: children.read_text().split())
             yield started, int(children.read_text())
         finally:
             started.kill()
@@ -110,7 +109,7 @@ def keeps_sigterm(pid: int) -> bool:
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_sigterm_is_never_dropped(program: str, tmp_path: Path) -> None:
     with first_process(PROGRAMS[program], tmp_path) as (started, pid):
-        until(lambda: is_python(pid), "the program is started")
+        until("the program is started", lambda: is_python(pid))
         assert keeps_sigterm(pid), "before its first line"
         ends_at_once(program, started, pid, tmp_path)
 
@@ -119,7 +118,7 @@ def test_sigterm_is_never_dropped(program: str, tmp_path: Path) -> None:
 def test_imports_are_not_waited_for(program: str, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(IMPORT_THAT_HANGS)
     with first_process(PROGRAMS[program], tmp_path) as (started, pid):
-        until((tmp_path / "importing").exists, "it imports")
+        until("it imports", (tmp_path / "importing").exists)
         ends_at_once(program, started, pid, tmp_path)
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from coding_agent_testbed.cluster.network import free_ports
 from coding_agent_testbed.forge.server import ForgeServer
 from coding_agent_testbed.model.server import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.chart.edge import certificate
 from tests.chart.helm import one, render
 from tests.fixtures.company_proxy import CompanyProxy
-from tests.fixtures.system import DONE, MODEL_KEY, REPOSITORY, SECRET, System, sample_repository, until
+from tests.fixtures.system import DONE, MODEL_KEY, REPOSITORY, SECRET, System, sample_repository
 from tests.integration.main_job.scripts import fixes_the_bug
 
 
@@ -52,7 +53,7 @@ def test_forge_git_and_model_are_reached_through_it(tmp_path: Path, company_prox
             program = system.start("--mode", "webhook", **proxied)
             forge.add_hook(REPOSITORY, f"http://127.0.0.1:{program.port()}/webhook/github", SECRET)
             system.put_label(1)
-            until(lambda: DONE in system.labels(1), lambda: f"the label; {program.text()}")
+            until(lambda: f"the label; {program.text()}", lambda: DONE in system.labels(1))
         finally:
             system.close()
         assert len(system.changes()) == 1

@@ -2,8 +2,9 @@
 
 import pytest
 from coding_agent_testbed.model.script import Call, Failure, Script, Turn
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
 
 FLOW = {BOT, PROCESSING, DONE}
@@ -15,7 +16,7 @@ def test_a_failure_is_told_and_work_so_far_is_kept(start_system: StartSystem) ->
     system.start_webhook()
     system.put_label(1)
     text = system.wait_for_comment(1, "Coding agent: failed")
-    until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
+    until("the labels of the flow are gone", lambda: not system.labels(1) & FLOW)
     for part in ("reason ToolFailing", "attempt 1 of 3", "To try again, add the label"):
         assert part in text
     assert "on the branch `coding-agent/issue-1`" in text
@@ -36,7 +37,7 @@ def test_removing_the_label_stops_the_task(start_system: StartSystem) -> None:
     text = system.wait_for_comment(1, "Coding agent: cancelled")
     assert "the item no longer has any of the bot's labels" in text
     assert system.file_at("coding-agent/issue-1", "half.md") == "half\n", "work so far is pushed"
-    until(lambda: not system.labels(1) & FLOW, "the labels of the flow are gone")
+    until("the labels of the flow are gone", lambda: not system.labels(1) & FLOW)
     assert ("labeled", DONE) not in system.label_history(1), "cancelled never gets `done`"
     assert system.changes() == []
     deliveries = system.forge.sandbox.deliveries
@@ -66,7 +67,7 @@ def test_a_transient_failure_is_tried_again_and_the_forge_being_down_costs_nothi
 def refusal_of(system: System, number: int, who: str) -> str:
     """The comment that refuses the task, once the labels are taken back."""
     body = system.wait_for_comment(number, f"{who} applied the label, but only people with")
-    until(lambda: not system.labels(number) & FLOW, "the label is taken back")
+    until("the label is taken back", lambda: not system.labels(number) & FLOW)
     return body
 
 
@@ -96,5 +97,5 @@ SLOW = script(write("a.md", "a\n"), run("sleep 600"), finish())
 
 
 def at_work(system: System) -> None:
-    until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
+    until("the agent is in mid-task", lambda: len(system.model.requests) >= 2)
     system.wait_for_label(1, PROCESSING)

@@ -8,6 +8,7 @@ from coding_agent_testbed.forge.model import Kind
 from coding_agent_testbed.forge.server import ForgeServer
 from coding_agent_testbed.model.script import Call, Script, Turn
 from coding_agent_testbed.model.server import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.chart.edge import certificate
 from tests.fixtures.forge import client
@@ -22,7 +23,6 @@ from tests.fixtures.system import (
     StartSystem,
     System,
     sample_repository,
-    until,
 )
 from tests.integration.main_job.changes import open_change
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script
@@ -119,7 +119,7 @@ def test_the_label_put_on_again_goes_on_in_the_same_change_with_what_people_said
     assert "Coding agent: working on it" not in asked, "our own comment is no part of the conversation"
     verify = ("-c", f"gpg.ssh.allowedSignersFile={signers}", "log", "-1", "--format=%G? %GS %an <%ae>")
     assert system.git(*verify, change.head).strip() == "G robots@example.com Robots <robots@example.com>"
-    until(lambda: PROCESSING not in system.labels(1), "the labels are swapped")
+    until("the labels are swapped", lambda: PROCESSING not in system.labels(1))
 
 
 def test_github_makes_and_signs_the_commit_of_the_change(start_system: StartSystem) -> None:
@@ -152,7 +152,7 @@ def test_it_is_trusted_where_ssl_cert_file_says_so(tmp_path: Path) -> None:
             port = system.start("--mode", "webhook", SSL_CERT_FILE=str(authority)).port()
             forge.add_hook(REPOSITORY, f"http://127.0.0.1:{port}/webhook/github", SECRET)
             system.put_label(1)
-            until(lambda: DONE in system.labels(1), "the label", 180)
+            until("the label", lambda: DONE in system.labels(1), timeout=180)
         finally:
             system.close()
         [change] = system.changes()

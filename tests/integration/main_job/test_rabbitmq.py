@@ -7,9 +7,10 @@ from collections.abc import Callable
 import httpx2
 import pytest
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over, until
+from tests.fixtures.system import DONE, REPOSITORY, Program, StartSystem, System, over
 from tests.integration.core_queues.steps import Queue
 from tests.integration.main_job.scripts import finish, run, script, write
 
@@ -27,7 +28,7 @@ def start(start_system: StartSystem, rabbitmq: Broker, rabbitmq_queue: str) -> S
 
 
 def at_work(system: System) -> None:
-    until(lambda: len(system.model.requests) >= 2, "the agent is in mid-task")
+    until("the agent is in mid-task", lambda: len(system.model.requests) >= 2)
 
 
 def test_a_consumer_killed_in_mid_task_loses_nothing(start: Start) -> None:
@@ -62,7 +63,7 @@ def test_webhook_redelivery_and_poll_together_make_one_task(
             return queue.exists(waiting) and queue.ready(waiting) == 1
         return False
 
-    until(waits, "the webhook's message waits")
+    until("the webhook's message waits", waits)
     producer = system.start("--mode", "producer")
     assert producer.process.wait(60) == 0
     assert "1 known" in producer.text(), "the task's message is already in the queue"
@@ -86,10 +87,10 @@ def test_consumer_and_producer_serve_their_metrics(start: Start) -> None:
     system.wait_for_label(1, DONE)
     labels = f'model="scripted",repository="{REPOSITORY}"'
     until(
-        lambda: f"coding_agent_model_requests_total{{{labels}}} 3.0" in metrics_of(consumer), "it is counted"
+        "it is counted", lambda: f"coding_agent_model_requests_total{{{labels}}} 3.0" in metrics_of(consumer)
     )
     recovered = 'coding_agent_tasks_recovered_by_poll_total{platform="github"} 1.0'
-    until(lambda: recovered in metrics_of(producer), "the poll's end, which the consumer does not wait for")
+    until("the poll's end, which the consumer does not wait for", lambda: recovered in metrics_of(producer))
 
 
 def metrics_of(program: Program) -> str:

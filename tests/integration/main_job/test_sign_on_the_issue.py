@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import BOT, DONE, REPOSITORY, StartSystem, until
+from tests.fixtures.system import BOT, DONE, REPOSITORY, StartSystem
 from tests.integration.main_job.scripts import finish, write
 
 
@@ -64,8 +65,8 @@ def test_a_task_that_waits_is_shown_and_can_be_withdrawn(
     log = system.forge.sandbox.deliveries.log
     told = '"cancelled"' if queue == "rabbitmq" else "the reporter reads the item"
     until(
-        lambda: any(told in one.response_body for one in system.forge.run(lambda: list(log))),
         "the webhook is answered",
+        lambda: any(told in one.response_body for one in system.forge.run(lambda: list(log))),
     )
     assert "Coding agent: working on it" in system.comments(1)[0].body, "the worker is still busy"
 

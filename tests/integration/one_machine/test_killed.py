@@ -8,16 +8,17 @@ import threading
 
 import pytest
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from main import main
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
 
 CONTINUED = Script(match="An earlier attempt", turns=(write("b.md", "b\n"), finish("Took its time.")))
 
 
 def at_work(system: System, requests: int = 2) -> None:
-    until(lambda: len(system.model.requests) >= requests, "the agent is in mid-task")
+    until("the agent is in mid-task", lambda: len(system.model.requests) >= requests)
 
 
 @pytest.mark.parametrize("flavour", ["github", "gitlab"])
@@ -42,7 +43,7 @@ def test_an_attempt_outlives_the_process_and_the_next_one_shows_its_end(start_sy
     system.put_label(1)
     at_work(system)
     first.kill()
-    until(system.changes, "the attempt goes on without the process, and opens the change")
+    until("the attempt goes on without the process, and opens the change", system.changes)
     assert DONE not in system.labels(1), "nobody shows it yet"
     system.start("--mode", "webhook")
     system.wait_for_label(1, DONE)
@@ -120,7 +121,7 @@ def test_tasks_are_shown_cancelled_and_retried(
     text = system.wait_for_comment(1, "Coding agent: cancelled")
     assert "half" in system.file_at("coding-agent/issue-1", "half.md"), text
     # The end is in the file before the item shows it, or right after.
-    until(lambda: "Cancelled" in tasks("list"), "the task has ended")
+    until("the task has ended", lambda: "Cancelled" in tasks("list"))
     assert "created" in tasks("retry", name)
     assert "-r2" in tasks("list"), program.text()
     system.wait_for_comment(1, "-r2")

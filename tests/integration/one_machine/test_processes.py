@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from coding_agent_operator.cluster.observed import ACTIVE, Job, Pod
 from coding_agent_operator.one_machine import supervise
 from coding_agent_operator.one_machine.attempts import ProcessAttempts
 from coding_agent_operator.one_machine.processes import Processes, State
+from coding_agent_testbed.until import until_async
 
 SCRIPT = """
 import os, signal, subprocess, sys, time
@@ -31,7 +32,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 child = subprocess.Popen(["sleep", "600"], start_new_session=True)
 open(f"{folder}/child", "w").write(str(child.pid))
-time.sleep(600)
+time.sleep(600)  # not a wait
 """
 DEADLINE_S = 60
 
@@ -99,21 +100,15 @@ async def running(attempts: ProcessAttempts) -> AsyncIterator[ProcessAttempts]:
         await asyncio.gather(work, return_exceptions=True)
 
 
-async def until(condition: Callable[[], Any], what: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.02)
-    assert condition(), what
-
-
 async def ended(attempts: ProcessAttempts) -> tuple[Job | None, Pod]:
     """The Job, if it was not deleted, and its pod when it is over."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            [pod] = await attempts.pods_of("issue-1-1")
-            if pod.over:
-                return await attempts.get_job("issue-1-1"), pod
-            await asyncio.sleep(0.02)
+
+    async def over() -> Pod | None:
+        [pod] = await attempts.pods_of("issue-1-1")
+        return pod if pod.over else None
+
+    pod = await until_async("the pod is over", over, timeout=DEADLINE_S)
+    return await attempts.get_job("issue-1-1"), pod
 
 
 async def test_the_outcome_and_the_exit_code_are_read_from_what_the_attempt_left(machine: Machine) -> None:
@@ -143,7 +138,7 @@ async def test_an_attempt_that_runs_is_found_again_and_not_started_twice(machine
     others = [machine.attempts() for _ in range(3)]
     for other in others:  # none of them knows that a start is under way
         other._start(machine.objects.list("Job")[0][0])
-    await until(lambda: machine.child, "it works")
+    await until_async("it works", lambda: machine.child, timeout=DEADLINE_S)
     async with running(others[0]) as attempts:
         [job] = (await attempts.list_jobs(ACTIVE))[0]
         deleting = await attempts.delete_job(job)
@@ -172,9 +167,10 @@ async def test_an_attempt_that_was_stopped_before_it_began_never_begins(machine:
         left, _ = await ended(attempts)
         late = machine.attempts()
         late._processes.start(f"issue-1-1.{job.uid[:8]}", {"WHAT": "end"}, 10, 1)
-        await until(
-            lambda: all(child.poll() is not None for child in late._processes._children.values()),
+        await until_async(
             "its supervisor ends",
+            lambda: all(child.poll() is not None for child in late._processes._children.values()),
+            timeout=DEADLINE_S,
         )
     assert left is None
     assert machine.begun == 0
@@ -183,7 +179,7 @@ async def test_an_attempt_that_was_stopped_before_it_began_never_begins(machine:
 async def test_the_attempt_of_a_deleted_task_is_ended(machine: Machine) -> None:
     async with running(machine.attempts()) as attempts:
         await attempts.create_job(machine.manifest("hang"))
-        await until(lambda: machine.child, "it works")
+        await until_async("it works", lambda: machine.child, timeout=DEADLINE_S)
         assert machine.objects.delete(KIND, "issue-1")
         left, _ = await ended(attempts)
     assert left is None

@@ -18,6 +18,7 @@ from typing import Self
 import aiohttp
 import yaml
 from aiohttp import web
+from coding_agent_testbed.until import until_async
 
 _NOT_PASSED_ON = {"host", "content-length", "transfer-encoding", "connection", "accept-encoding"}
 
@@ -105,13 +106,15 @@ class CrashProxy:
 
     async def _kill(self, asked: str, requests: list[str]) -> None:
         # A request that was under way when the process before was killed kills nothing.
-        while requests is self.requests and not self.killed.is_set():
-            if pid := self._pid():
-                self.died_after = asked
-                os.kill(pid, signal.SIGKILL)
-                self.killed.set()
-            else:  # it is not known yet who was started
-                await asyncio.sleep(0.01)
+        def is_over() -> bool:
+            return requests is not self.requests or self.killed.is_set()
+
+        # It may not be known yet who was started.
+        await until_async("the program's pid is known", lambda: is_over() or self._pid(), interval=0.01)
+        if not is_over():
+            self.died_after = asked
+            os.kill(self._pid(), signal.SIGKILL)
+            self.killed.set()
 
     def _run(self) -> None:
         # It waits for what was cancelled too. Left over, it would be logged as an error in a later test.
@@ -147,8 +150,12 @@ class CrashProxy:
         number = len(requests)
         headers = {key: value for key, value in request.headers.items() if key.lower() not in _NOT_PASSED_ON}
         data = await request.read() or None
-        while self.held and asked.startswith(self.held):
-            await asyncio.sleep(0.02)
+        await until_async(
+            f"{asked} is let through",
+            lambda: not (self.held and asked.startswith(self.held)),
+            timeout=600,
+            interval=0.02,
+        )
         async with self._session.request(
             request.method, self._upstream + request.path_qs, headers=headers, data=data
         ) as answer:
@@ -164,7 +171,7 @@ class CrashProxy:
             await response.prepare(request)
             try:
                 async for chunk in answer.content.iter_any():
-                    await asyncio.sleep(self.delay)
+                    await asyncio.sleep(self.delay)  # not a wait
                     if not self.deaf:
                         await response.write(chunk)
             except (aiohttp.ClientError, ConnectionError):

@@ -15,15 +15,13 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import TIMEOUT_S, until
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.preloaded import Process, start_main
 
 _T = TypeVar("_T")
-_DEADLINE = 120.0
-"""Seconds within which anything happens on a machine that is busy with other tests; it is not a promise."""
 ROOT = Path(__file__).parents[3]
 ACCOUNT = "coding-agent-operator"
 QUICK: dict[str, Any] = {
@@ -190,7 +188,7 @@ class World:
         ordered = sorted(found.items, key=lambda e: int(e.metadata.resource_version))
         return [event.reason for event in ordered]
 
-    def until_phase(self, name: str, phase: str, timeout: float = _DEADLINE) -> dict[str, Any]:
+    def until_phase(self, name: str, phase: str, timeout: float = TIMEOUT_S) -> dict[str, Any]:
         """Wait until a task is in the phase; its status."""
 
         def there() -> dict[str, Any] | None:
@@ -199,5 +197,10 @@ class World:
 
         return self.until(f"{name} {phase}", there, timeout)
 
-    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = _DEADLINE) -> _T:
-        return until(what, condition, timeout=timeout, interval=0.05)
+    def until(self, what: str, condition: Callable[[], _T | None], timeout: float = TIMEOUT_S) -> _T:
+        """`until`, whose message also shows what became of the tasks."""
+
+        def shown() -> str:
+            return f"{what}, with the tasks {[task.get('status', {}).get('phase') for task in self.tasks()]}"
+
+        return until(shown, condition, timeout=timeout)

@@ -1,26 +1,16 @@
 """The reporter as a process, under an account with nothing but its own rights."""
 
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+
+from coding_agent_testbed.until import until
 
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.world import ServedProgram
 
 ROOT = Path(__file__).parents[3]
-DEADLINE = 90.0
-"""Seconds within which anything happens on a machine that is busy with other tests; it is not a promise."""
-
-
-def until(what: str, condition: Callable[[], Any], timeout: float = DEADLINE) -> Any:
-    deadline = time.monotonic() + timeout
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"did not happen within {timeout:.0f} s: {what}"
-        time.sleep(0.03)
-    return value
 
 
 def account(plane: PlaneUnderTest, namespace: str, folder: Path) -> Path:

@@ -6,8 +6,9 @@ from typing import Any
 
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.verification import VERIFY_STATUS
+from coding_agent_testbed.until import until
 
-from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, REPOSITORY, World
 
 Start = Callable[..., Reporter]

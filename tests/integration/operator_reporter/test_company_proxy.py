@@ -1,9 +1,9 @@
 """The reporter behind a company's proxy: the forge through it, the API server without it."""
 
 import pytest
+from coding_agent_testbed.until import until
 
 from tests.fixtures.company_proxy import CompanyProxy
-from tests.integration.operator_reporter.process import until
 from tests.integration.operator_reporter.world import BOT, World
 
 

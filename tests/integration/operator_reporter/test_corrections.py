@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 
 import pytest
 from coding_agent_core.task.model import Phase
+from coding_agent_testbed.until import until
 
-from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import BOT, CODEX, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]

@@ -5,9 +5,10 @@ from functools import partial
 
 import pytest
 from coding_agent_core.task.model import Phase
+from coding_agent_testbed.until import until
 
 from tests.integration.operator.crash_proxy import CrashProxy
-from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]

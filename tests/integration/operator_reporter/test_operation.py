@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from coding_agent_core.forge.values import MARKER
 from coding_agent_core.task.model import Phase
+from coding_agent_testbed.until import until
 
 from tests.fixtures.system import BOT_TOKEN, REPOSITORY
 from tests.integration.operator.crash_proxy import proxy_of
-from tests.integration.operator_reporter.process import Reporter, account, until
+from tests.integration.operator_reporter.process import Reporter, account
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 
 Start = Callable[..., Reporter]

@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 
 import pytest
 from coding_agent_core.task.model import Phase
+from coding_agent_testbed.until import until
 
-from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.statuses import attempt
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, World
 

@@ -26,10 +26,11 @@ from coding_agent_core.task.round_report import cause_of, report_of_round
 from coding_agent_core.task.runs import StoredRescan, cancellation
 from coding_agent_forges.webhooks.events import Rescan
 from coding_agent_testbed.forge.model import Check, Kind
+from coding_agent_testbed.until import until
 
 from tests.fixtures.accounts import account
 from tests.fixtures.hook_receiver import HookReceiver, Received
-from tests.integration.operator_reporter.process import Reporter, until
+from tests.integration.operator_reporter.process import Reporter
 from tests.integration.operator_reporter.world import BOT, DONE, FLOW, PROCESSING, REPOSITORY, World
 
 US = "coding-agent-bot"

@@ -16,11 +16,12 @@ from coding_agent_core.task import agenttask
 from coding_agent_core.task.model import Item, Origin, Phase, TaskRequest, Trigger
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.model import Comment
+from coding_agent_testbed.until import TIMEOUT_S, until
 from kubernetes.client.exceptions import ApiException
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.deliveries import PATIENT
-from tests.integration.operator_reporter.process import DEADLINE, POD, ROOT, Reporter, account, until
+from tests.integration.operator_reporter.process import POD, ROOT, Reporter, account
 from tests.integration.operator_reporter.statuses import operators_status
 
 REPOSITORY = "acme/pricing"
@@ -138,7 +139,7 @@ class World:
             ]
         )
 
-    def shows(self, number: int, headline: str, labels: set[str], timeout: float = DEADLINE) -> str:
+    def shows(self, number: int, headline: str, labels: set[str], timeout: float = TIMEOUT_S) -> str:
         """Wait until the comment has this headline and the issue exactly these labels; the comment."""
 
         def there() -> str:
@@ -146,7 +147,7 @@ class World:
             return text if headline in text and self.labels(number) == labels else ""
 
         try:
-            return str(until(f"#{number} shows {headline!r} and {labels}", there, timeout))
+            return str(until(f"#{number} shows {headline!r} and {labels}", there, timeout=timeout))
         except AssertionError as error:
             raise AssertionError(f"{error}; it shows {self.labels(number)} {self.comment(number)}") from None
 

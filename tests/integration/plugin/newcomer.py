@@ -11,11 +11,11 @@ import pytest
 import yaml
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.model import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.chart.release import Release
 from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
 from tests.fixtures.model import API_KEY
-from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 
 if TYPE_CHECKING:
@@ -110,4 +110,4 @@ def let_pods_run(place: Place) -> None:
                 )
         return all(map(_is_rolled_out, place.plane.get("-n", place.namespace, "deployments")["items"]))
 
-    until(ready, "the Deployments are ready")
+    until("the Deployments are ready", ready)

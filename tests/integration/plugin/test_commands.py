@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 from kubectl_agenttask import cluster_client
 from kubectl_agenttask.__main__ import main
 

@@ -10,6 +10,7 @@ from coding_agent_docs.blocks import blocks, matches
 from coding_agent_docs.paths import DOCS
 from coding_agent_testbed.forge import Flavour, ForgeServer
 from coding_agent_testbed.forge.model import Role
+from coding_agent_testbed.until import until
 
 from tests.fixtures.crd import install as install_crd
 from tests.fixtures.crd import of_november_28, older
@@ -17,7 +18,6 @@ from tests.fixtures.forge import BOT_TOKEN, REPOSITORY
 from tests.fixtures.github_app import GRANTED, create_app, install, key_pair
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
-from tests.fixtures.system import until
 from tests.integration.plugin.conftest import Plugin, Said
 from tests.integration.plugin.newcomer import BOT, Newcomer, install_release, let_pods_run
 
@@ -104,7 +104,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     definition: dict[str, str] = {}
     for crd in (older(), of_november_28()):
         newcomer.place.plane.apply(crd)
-        [line] = until(lambda: newcomer.plugin("doctor", status=None).wrong, "an older CRD is said")
+        [line] = until("an older CRD is said", lambda: newcomer.plugin("doctor", status=None).wrong)
         definition[line.partition("release: ")[2]] = line
     install_crd(newcomer.place.plane)
     earlier, november = definition
@@ -129,7 +129,7 @@ def test_a_healthy_release_has_nothing_wrong_and_each_fault_its_sentence(newcome
     let_pods_run(newcomer.place)
     release.kubectl("delete", "rolebinding", "coding-agent-operator")
     # The API server takes note of the removal a moment later.
-    [line] = until(lambda: newcomer.plugin("doctor", status=None).wrong, "a missing right is said")
+    [line] = until("a missing right is said", lambda: newcomer.plugin("doctor", status=None).wrong)
     assert "coding-agent-operator may not list agenttasks, patch agenttasks/status, create jobs" in line
 
 

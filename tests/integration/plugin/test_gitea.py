@@ -6,10 +6,10 @@ import httpx2
 import pytest
 import yaml
 from coding_agent_testbed.model import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.crd import install, older
 from tests.fixtures.model import API_KEY
-from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import Plugin, Said
 from tests.integration.plugin.newcomer import LIMIT, install_release, let_pods_run
@@ -78,7 +78,7 @@ def test_a_repository_on_a_real_gitea_is_set_up_or_the_sentence_says_why_not(
     assert sample.bot.token not in said.out
     assert "no delivery is shown" in said.out, "only Gitea's pages show them"
     place.plane.apply(older())
-    until(lambda: any(OUTDATED in line for line in plugin("doctor", status=None).wrong), OUTDATED)
+    until(OUTDATED, lambda: any(OUTDATED in line for line in plugin("doctor", status=None).wrong))
     install(place.plane)
     let_pods_run(place)
     write_secret(place, "model-key", "api-key", "sk-wrong-key")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import Plugin, Said
 from tests.integration.plugin.fake_kubelet import FakeKubelet
@@ -25,7 +25,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def started(place: Place, plugin: Plugin, pool: ThreadPoolExecutor, status: int) -> tuple[Any, Future[Said]]:
     """Start the command; its pod, once there is one, which the namespace's profile `restricted` admitted."""
     running = pool.submit(plugin, "hosts", IMAGE, "--pull-secret", "registry", status=status)
-    pods = until(lambda: place.plane.core.list_namespaced_pod(place.namespace, **LIMIT).items, "a pod")
+    pods = until("a pod", lambda: place.plane.core.list_namespaced_pod(place.namespace, **LIMIT).items)
     return pods[0], running
 
 

@@ -21,6 +21,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_forges.connect import connect_forge
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.model import Role
+from coding_agent_testbed.until import until
 from kubectl_agenttask.destinations import Destination, ServicePods
 from kubectl_agenttask.services import pods_behind
 from kubernetes.client import DiscoveryV1Api
@@ -30,7 +31,6 @@ from tests.fixtures.forge import BOT_TOKEN, REPOSITORY, client, polled
 from tests.fixtures.github_app import install
 from tests.fixtures.hook_receiver import HookReceiver
 from tests.fixtures.model import API_KEY
-from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import PLUGIN, Plugin, Said
 from tests.integration.plugin.newcomer import BOT, Newcomer
@@ -410,7 +410,7 @@ def at_a_terminal(one: Newcomer, typed: dict[str, str], status: int = 0) -> str:
                 answer = waiting.pop(0)[1]
                 if answer == CTRL_C:
                     # Python does not notice a signal between its question and its read until the next key.
-                    until(lambda: sleeps(process.pid), "wait for an answer")
+                    until("wait for an answer", lambda: sleeps(process.pid))
                     process.send_signal(signal.SIGINT)
                 else:
                     os.write(ours, f"{answer}\n".encode())

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from coding_agent_core.task.model import Phase
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import until
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.plugin.conftest import PLUGIN, Plugin
 
@@ -38,7 +38,7 @@ class Background:
 
     def says(self, text: str) -> None:
         """Wait until the command has printed a text."""
-        until(lambda: text in self.out + self.err, lambda: f"{text!r} in {self.out + self.err!r}")
+        until(lambda: f"{text!r} in {self.out + self.err!r}", lambda: text in self.out + self.err)
 
     def ends(self) -> int:
         return self.process.wait(timeout=120)
@@ -156,5 +156,5 @@ def test_watch_of_an_item_shows_nothing_else(start: Start, plugin: Plugin, task:
     other = plugin("run", "https://github.com/octo/demo/issues/70").out.split()[1]
     plugin("suspend", other)
     plugin("suspend", task)
-    until(lambda: watching.out.count(task) == 2, lambda: watching.out)
+    until(lambda: watching.out, lambda: watching.out.count(task) == 2)
     assert other not in watching.out

@@ -18,9 +18,10 @@ from coding_agent_core.task.round_record import RoundRecord, answer_mark
 from coding_agent_testbed.forge.model import Item as ForgeItem
 from coding_agent_testbed.forge.model import Kind
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, StartSystem, System
 from tests.integration.main_job.scripts import finish, run, write
 from tests.unit.core_reporting.making import ITEM, report
 
@@ -78,13 +79,13 @@ class Story:
     def look_again(self) -> None:
         """Wait until somebody has looked several times from now on."""
         before = self.looks()
-        until(lambda: self.looks() > before + 4, lambda: f"looks; {self.system._logs()}")
+        until(lambda: f"looks; {self.system._logs()}", lambda: self.looks() > before + 4)
 
     def until_ended(self, *rounds: tuple[str, str]) -> None:
         until(
-            lambda: self.ends() == list(rounds) and self.labels() == {DONE},
             lambda: f"{rounds}: {self.ends()}, {self.labels()}; {self.system._logs()}",
-            300,
+            lambda: self.ends() == list(rounds) and self.labels() == {DONE},
+            timeout=300,
         )
 
     def kill_and_start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
@@ -155,35 +156,35 @@ def test_from_a_failed_check_to_an_answered_review(story: Story) -> None:
     receiver = system.start_webhook()
     system.start_consumer()
     system.start_consumer()
-    until(lambda: story.head != first_head, lambda: f"the push; {system._logs()}", 300)
+    until(lambda: f"the push; {system._logs()}", lambda: story.head != first_head, timeout=300)
     story.check("")
     story.until_ended(("checks", "pushed"))
     assert system.git("rev-parse", f"{BRANCH}^").strip() == first_head
-    until(lambda: "was opened: 1 round for failed checks" in story.on_the_issue(), story.on_the_issue)
+    until(story.on_the_issue, lambda: "was opened: 1 round for failed checks" in story.on_the_issue())
     assert story.change.draft
     story.check("success")
-    until(lambda: not story.change.draft, lambda: f"it is ready; {system._logs()}")
+    until(lambda: f"it is ready; {system._logs()}", lambda: not story.change.draft)
 
     green = story.head
     thread = system.forge.start_thread(
         REPOSITORY, story.number, "Say it in German.", path=FILE, line=2, by="alice"
     )
-    until(lambda: "Rescan stored: " in receiver.text(), "the event causes a rescan")
-    until(lambda: story.labels() == {PROCESSING}, lambda: f"the round starts; {system._logs()}")
-    until(lambda: len(system.model.requests) >= 3, "the model works")
+    until("the event causes a rescan", lambda: "Rescan stored: " in receiver.text())
+    until(lambda: f"the round starts; {system._logs()}", lambda: story.labels() == {PROCESSING})
+    until("the model works", lambda: len(system.model.requests) >= 3)
     story.kill_and_start()
-    until(lambda: len(system.model.requests) >= 4, lambda: f"the next attempt; {system._logs()}")
+    until(lambda: f"the next attempt; {system._logs()}", lambda: len(system.model.requests) >= 4)
 
     # The consumer is killed again after its push and its answer, before the comment shows the end.
     system.fault(method="(PATCH|PUT)", path=r".*/(issues/comments|notes)/\d+", status=503, times=None)
     story.gate.touch()
-    until(lambda: answers(thread), lambda: f"the answer; {system._logs()}", 300)
+    until(lambda: f"the answer; {system._logs()}", lambda: answers(thread), timeout=300)
     asked = len(system.model.requests)
     story.kill_and_start(system.clear_faults)
     story.until_ended(("checks", "pushed"), ("review", "pushed"))
     assert len(system.model.requests) == asked, "the push of the killed round is found"
 
-    until(lambda: "2 rounds, 1 for failed checks, 1 for a review" in story.on_the_issue(), story.on_the_issue)
+    until(story.on_the_issue, lambda: "2 rounds, 1 for failed checks, 1 for a review" in story.on_the_issue())
     story.look_again()
     assert story.ends() == [("checks", "pushed"), ("review", "pushed")]
     assert system.file_at(BRANCH, FILE) == "one\nzwei\n"

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.deliveries import (
     SECRET,
@@ -90,9 +91,7 @@ async def test_a_sender_that_hangs_up_in_the_middle_leaves_no_task_and_no_error(
     await writer.drain()
     writer.close()
     await writer.wait_closed()
-    async with asyncio.timeout(60):
-        while "closed the connection" not in caplog.text:
-            await asyncio.sleep(0.01)
+    await until_async("it is logged", lambda: "closed the connection" in caplog.text)
     assert "Traceback" not in caplog.text
     assert sink.submitted == []
     assert (await receiver.github(github_issue())).status_code == 200

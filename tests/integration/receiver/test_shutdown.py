@@ -29,7 +29,7 @@ run(settings(server={"host": "127.0.0.1", "port": 0}), SlowSink())
 """
 
 
-async def until(stream: Any, text: Any) -> Any:
+async def read_until(stream: Any, text: Any) -> Any:
     """Read lines until one contains the text; that line."""
     async with asyncio.timeout(60):
         while True:
@@ -44,7 +44,7 @@ async def test_a_request_in_flight_is_finished() -> None:
         sys.executable, "-c", PROGRAM, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     try:
-        port = (await until(program.stdout, "listening on")).rpartition(":")[2]
+        port = (await read_until(program.stdout, "listening on")).rpartition(":")[2]
         body = encode(github_issue())
         async with httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60
@@ -52,14 +52,14 @@ async def test_a_request_in_flight_is_finished() -> None:
             sending = asyncio.create_task(
                 http.post("/webhook/github", content=body, headers=github_headers(body))
             )
-            await until(program.stdout, "entered")
+            await read_until(program.stdout, "entered")
             program.send_signal(signal.SIGTERM)
-            await until(program.stdout, "Waiting for connections to close")
+            await read_until(program.stdout, "Waiting for connections to close")
             assert program.stdin
             program.stdin.write(b"go on\n")
             response = await sending
         assert response.json()["status"] == "success"
-        await until(program.stdout, "closed")
+        await read_until(program.stdout, "closed")
         assert await program.wait() == 0
     finally:
         if program.returncode is None:

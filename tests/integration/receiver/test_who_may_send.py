@@ -11,6 +11,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_receiver import turns
 from coding_agent_receiver.limits import Allowlist, RateLimits
 from coding_agent_receiver.server import create_app
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.deliveries import (
     RecordingSink,
@@ -166,9 +167,10 @@ async def test_a_burst_from_one_address_is_stored_with_its_withdrawals_first(
     labels, closed = turns.STORING_AT_ONCE + turns.IN_LINE - 20, 20
 
     async def arrived(count: int) -> None:
-        async with asyncio.timeout(120):
-            while len(lines[0].waiting) + len(lines[0].busy) < count:
-                await asyncio.sleep(0.01)
+        def there() -> int:
+            return len(lines[0].waiting) + len(lines[0].busy)
+
+        await until_async(lambda: f"{count} have arrived; {there()} are there", lambda: there() >= count)
 
     async with receiving(settings(), sink) as receiver:
         most = httpx2.Limits(max_connections=labels + closed)

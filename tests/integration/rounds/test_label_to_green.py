@@ -24,11 +24,12 @@ from coding_agent_core.task.attempts import ENVIRONMENT_VARIABLE, AttemptInput, 
 from coding_agent_core.task.round_record import RoundEnd, RoundRecord
 from coding_agent_testbed.forge.model import Kind
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
 from tests.fixtures.deliveries import SECRET, TOKEN
-from tests.fixtures.system import BOT_TOKEN, DONE, REPOSITORY, StartSystem, System, until
+from tests.fixtures.system import BOT_TOKEN, DONE, REPOSITORY, StartSystem, System
 from tests.integration.consumer_attempt.place import AttemptPlace, WorkspaceProcess
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.main_job.scripts import finish, write
@@ -98,7 +99,7 @@ class Story:
     def wait_for_runs(self, *causes: str) -> None:
         """Wait until there are runs with these causes, and all have succeeded."""
         expected = sorted((cause, "Succeeded") for cause in causes)
-        until(lambda: self.runs() == expected, lambda: f"{expected}; there are {self.runs()}")
+        until(lambda: f"{expected}; there are {self.runs()}", lambda: self.runs() == expected)
 
     def head(self, branch: str) -> str:
         return self.system.git("rev-parse", branch).strip()
@@ -194,7 +195,7 @@ def test_a_failed_check_and_a_review_cause_one_round_each_until_all_is_green(sto
         REPOSITORY, change.number, "Please say it louder.", path=FILE, line=1, by="alice"
     )
     story.wait_for_runs("label", "checks", "review")
-    until(lambda: len(story.record(change.number).rounds) == 2, "the review is recorded")
+    until("the review is recorded", lambda: len(story.record(change.number).rounds) == 2)
     third = story.head(branch)
     assert system.file_at(branch, FILE) == "TWO\n"
     assert system.git("rev-list", f"{first}..{third}").split() == [third, second], "one commit each"
@@ -204,7 +205,7 @@ def test_a_failed_check_and_a_review_cause_one_round_each_until_all_is_green(sto
 
     before = story.looks()
     story.check(branch)  # passes
-    until(lambda: story.looks() > before, "the green change was looked at")
+    until("the green change was looked at", lambda: story.looks() > before)
     assert story.runs() == [(cause, "Succeeded") for cause in ("checks", "label", "review")]
     assert len(story.pods.attempts) == 3, "one attempt each"
     [comment] = [one.body for one in system.comments(change.number, Kind.CHANGE) if MARKER in one.body]

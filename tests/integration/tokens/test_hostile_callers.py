@@ -11,6 +11,7 @@ from coding_agent_core.runtime.retry import Clock
 from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.auth.app import TOKEN_PATH
 from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.until import until_async
 from fastapi import FastAPI
 
 from tests.fixtures.forge import REPOSITORY
@@ -101,9 +102,7 @@ async def test_a_slow_api_server_gets_few_reviews_at_once(world: World) -> None:
 async def test_all_requests_with_one_credential_share_a_review(world: World) -> None:
     world.api_server.go.clear()
     asked = [asyncio.create_task(world.ask("of-the-reporter", PROGRAM)) for _ in range(30)]
-    async with asyncio.timeout(30):
-        while not world.api_server.running:
-            await asyncio.sleep(0)
+    await until_async("a review runs", lambda: world.api_server.running)
     world.api_server.go.set()
     assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
     assert world.api_server.reviews == 1

@@ -15,13 +15,13 @@ from coding_agent_forges.github.app_settings import Purpose
 from coding_agent_forges.github.auth.token_credential import TokenCredential, signed
 from coding_agent_testbed.cluster.network import free_ports
 from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.accounts import until_may
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.company_proxy import CompanyProxy
 from tests.fixtures.forge import REPOSITORY
 from tests.fixtures.github_app import app_settings, create_app, install, key_pair
-from tests.fixtures.system import until
 from tests.fixtures.token_service import KEY
 
 # Time for a control plane that may have to be built first.
@@ -95,7 +95,7 @@ def test_each_account_gets_what_the_service_was_told(
         return httpx2.post(f"{url}/v1/token", json={"repository": repository}, headers=headers, timeout=60)
 
     try:
-        until(healthy, "the service is healthy", 120)
+        until("the service is healthy", healthy, timeout=120)
         given = ask(account_token(plane, namespace, "reporter", "coding-agent-tokens"))
         assert given.status_code == 200, log.read_text()
         attempt = TokenCredential(
@@ -111,7 +111,7 @@ def test_each_account_gets_what_the_service_was_told(
         assert ask(signed(attempt, KEY), "acme/other").status_code == 403
         assert ask(account_token(plane, namespace, "reporter", None)).status_code == 401, "for the API server"
         assert ask(account_token(plane, namespace, "stranger", "coding-agent-tokens")).status_code == 401
-        until(company_proxy.asked, "the proxy has written its log")
+        until("the proxy has written its log", company_proxy.asked)
         assert company_proxy.asked() <= {"GET:127.0.0.1", "POST:127.0.0.1"}, "no tunnel to the API server"
         text = log.read_text()
         line = key_pair()[0].splitlines()[3]

@@ -8,9 +8,9 @@ import pytest
 from coding_agent_consumer.attempt.per_user import settings_for, with_personal
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.model import Settings
+from coding_agent_testbed.until import until
 
 from tests.fixtures.company_proxy import serve
-from tests.fixtures.system import until
 from tests.fixtures.user_config import StartUserConfig
 
 
@@ -61,7 +61,7 @@ async def test_an_attempt_reaches_it_through_the_companys_proxy_unless_no_proxy_
             ours = Settings.model_validate({"user_config_api": section})
             found = await settings_for(ours, Platform.GITHUB, "alice")
             assert found.system_prompt == "Be brief.", service.text()
-        until(lambda: proxy.asked() == {"GET:settings.example.com"}, "only the second went through it")
+        until("only the second went through it", lambda: proxy.asked() == {"GET:settings.example.com"})
 
 
 def test_without_a_key_it_says_what_to_set(start_user_config: StartUserConfig, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from coding_agent_testbed.gitea import GiteaError, find
+from coding_agent_testbed.until import until
 
 from tests.chaos import mergeability
 from tests.chaos.change_acts import BOT, CHANGE_KINDS
@@ -16,7 +17,7 @@ from tests.chaos.people import Act, Cast, People
 from tests.chaos.proxies import DeliveryProxy, TcpProxy
 from tests.chaos.world import NothingToBreakError
 from tests.fixtures.hook_receiver import HookReceiver
-from tests.fixtures.system import SECRET, until
+from tests.fixtures.system import SECRET
 
 PLACE = "acme/pricing"
 LABEL, PROCESSING = "coding agent", "coding agent processing"
@@ -71,7 +72,7 @@ def test_what_people_and_the_bot_do_is_in_the_events(
         def said() -> set[tuple[str, str, str]]:
             return {(one["kind"], one["event"], one["label"]) for one in deliveries.records}
 
-        until(lambda: said() >= wanted, lambda: f"the webhooks: {said()}")
+        until(lambda: f"the webhooks: {said()}", lambda: said() >= wanted)
 
     comment = bot.post(f"/issues/{number}/comments", json={"body": "working"}).json()["id"]
     bot.patch(f"/issues/comments/{comment}", json={"body": "done"})

@@ -10,7 +10,7 @@ import pytest
 from coding_agent_testbed.cluster import cluster as local
 from coding_agent_testbed.cluster import ingress
 from coding_agent_testbed.cluster.access import KubectlError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.chart.edge import HOST, TLS_SECRET, Edge, certificate, forwarder
 from tests.chart.place import node_values, place

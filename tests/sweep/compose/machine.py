@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.fixtures.system import until
+from coding_agent_testbed.until import until
+
 from tests.sweep.compose.name_server import name_server
 from tests.sweep.compose.project import ROOT, Project
 
@@ -62,9 +63,9 @@ class Running:
     def says(self, text: str) -> None:
         """Wait until it has."""
         until(
-            lambda: text in self.text() or self.process.poll() is not None,
             lambda: f"{self.service} says {text!r}; it said: {self.text()[-2000:]}",
-            _START_SECONDS,
+            lambda: text in self.text() or self.process.poll() is not None,
+            timeout=_START_SECONDS,
         )
         assert text in self.text(), self.text()[-3000:]
 

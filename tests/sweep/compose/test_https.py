@@ -9,10 +9,10 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from coding_agent_testbed.until import until
 
 from tests.fixtures.deliveries import SECRET, encode, github_headers, github_issue
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import until
 from tests.sweep.compose.conftest import Render
 from tests.sweep.compose.machine import WEBHOOK_ADDRESSES, Machine, Running, free_port, running_caddy
 
@@ -76,8 +76,10 @@ def test_a_replica_dies_under_load_and_no_request_fails(machine: Machine, caddy:
         with ThreadPoolExecutor(4) as pool:
             senders = [pool.submit(send) for _ in range(4)]
             try:
-                until(lambda: len(answers) > REQUESTS // 4, "a quarter of the requests is answered", 180)
-                until(lambda: all(map(had_its_share, servers)), "both had their share", 180)
+                until(
+                    "a quarter of the requests is answered", lambda: len(answers) > REQUESTS // 4, timeout=180
+                )
+                until("both had their share", lambda: all(map(had_its_share, servers)), timeout=180)
                 servers[0].kill()
             finally:
                 died.set()
@@ -94,7 +96,7 @@ def test_what_the_world_sees(machine: Machine, caddy: Path) -> None:
     with running_caddy(machine, caddy, **ports) as proxy:
         verify, where = trusting(machine, proxy), f"https://localhost:{https}"
         with httpx2.Client(base_url=where, verify=verify, timeout=60) as client:
-            until(lambda: client.get("/health").json()["queue_connected"], "the broker is reached")
+            until("the broker is reached", lambda: client.get("/health").json()["queue_connected"])
             assert client.get("/metrics").status_code == 404
             assert client.get("/readyz").status_code == 404
             assert "server" not in client.get("/health").headers

@@ -14,9 +14,10 @@ import yaml
 from coding_agent_testbed.forge.server import ForgeServer
 from coding_agent_testbed.model.script import Call, Script, Turn
 from coding_agent_testbed.model.server import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import BOT_TOKEN, DONE, MODEL_KEY, SECRET, System, sample_repository, until
+from tests.fixtures.system import BOT_TOKEN, DONE, MODEL_KEY, SECRET, System, sample_repository
 from tests.sweep.compose.conftest import Render
 from tests.sweep.compose.machine import Machine
 from tests.sweep.compose.networks import INTERNET, Networks
@@ -165,7 +166,9 @@ def test_label_to_pull_request_with_the_proxy_as_the_only_way_out(
         near = {"RABBITMQ_HOST": rabbitmq.host, "RABBITMQ_PORT": str(rabbitmq.port)}
         machine.start("producer", **near)
         # On a machine with much to do, a program can take minutes to start.
-        until(lambda: DONE in system.labels(1), lambda: f"the task ends: {consumer.text()[-3000:]}", 300)
+        until(
+            lambda: f"the task ends: {consumer.text()[-3000:]}", lambda: DONE in system.labels(1), timeout=300
+        )
 
         [change] = system.changes()
         assert system.file_at(change.head, "made.md") == "made\n", consumer.text()

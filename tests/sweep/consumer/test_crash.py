@@ -10,10 +10,11 @@ from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.task.model import Item, Origin, TaskRequest, Trigger, new_uuid
 from coding_agent_core.task.queued_task import QueuedTask
+from coding_agent_testbed.until import until
 from pika.exceptions import ChannelClosedByBroker
 
 from tests.fixtures.rabbitmq import Broker
-from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, Program, StartSystem, System, until
+from tests.fixtures.system import BOT, DONE, PROCESSING, REPOSITORY, Program, StartSystem, System
 from tests.integration.core_queues.steps import Queue
 from tests.integration.main_job.scripts import finish, run, script
 from tests.integration.operator.crash_proxy import CrashProxy
@@ -63,12 +64,12 @@ class Stage:
         self.system.put_label(number)
         self._publish(number)
         if case.cancelled:
-            until(lambda: PROCESSING in self.system.labels(number), "the attempt runs")
+            until("the attempt runs", lambda: PROCESSING in self.system.labels(number))
             self.system.forge.remove_label(REPOSITORY, number, PROCESSING)
         if fatal:
             assert self.proxy.killed.wait(120), self._consumer.text()[-4000:]
             self.proxy.disarm()
-            until(lambda: self.queue.ready() == 1, "the broker has the message again")
+            until("the broker has the message again", lambda: self.queue.ready() == 1)
             self._consumer = self.system.start_consumer()
         self.queue.put(b"not a task")
         self._wait_until_rejected()
@@ -94,7 +95,7 @@ class Stage:
                     return False  # the consumer declares this queue when it has started
                 return b"not a task" in bodies  # without an acknowledgement they stay
 
-        until(is_rejected, lambda: f"the task is settled: {self._consumer and self._consumer.text()[-4000:]}")
+        until(lambda: f"the task is settled: {self._consumer and self._consumer.text()[-4000:]}", is_rejected)
 
     def _pid(self) -> int:
         assert self._consumer is not None

@@ -9,10 +9,11 @@ import yaml
 from coding_agent_docs.blocks import blocks
 from coding_agent_docs.paths import ROOT
 from coding_agent_testbed.cluster import build
+from coding_agent_testbed.until import until
 
 from tests.chart.place import Place, node_values, place
 from tests.fixtures.cluster import ClusterUnderTest
-from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY, until
+from tests.fixtures.system import BOT, BOT_TOKEN, DONE, MODEL_KEY, REPOSITORY
 from tests.fixtures.system_in_pods import SMALL
 from tests.integration.main_job.scripts import fixes_the_bug
 from tests.sweep.docs.played import QUICK_START_ON_A_NODE
@@ -64,7 +65,7 @@ def test_from_a_token_to_a_pull_request_within_five_minutes(
     start = time.monotonic()
     assert shell.play(steps[:labels], *settings) == 2
     world.forge.add_label(REPOSITORY, 1, BOT)
-    until(lambda: done(world), f"a pull request and the label {DONE}", FIVE_MINUTES, interval=0.5)
+    until(f"a pull request and the label {DONE}", lambda: done(world), timeout=FIVE_MINUTES, interval=0.5)
     took = time.monotonic() - start
     assert shell.play(steps[labels:], *settings) == 2
     *checks, total = shell.printed.splitlines()

@@ -3,8 +3,8 @@
 import pytest
 from coding_agent_docs.blocks import Block, blocks
 from coding_agent_docs.paths import DOCS
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import until
 from tests.sweep.docs.conftest import MakeShell, until_installed
 from tests.sweep.docs.played import UNINSTALL
 from tests.sweep.docs.shell import Shell
@@ -66,7 +66,7 @@ def in_a_new_cluster(shell: Shell) -> set[str]:
         certificates = {f"ConfigMap {space} kube-root-ca.crt" for space in spaces}
         return found if accounts | certificates <= found else set()
 
-    return set(until(complete, "the service account and the certificates of each namespace"))
+    return set(until("the service account and the certificates of each namespace", complete))
 
 
 def see_that_nothing_is_left(shell: Shell, before: set[str]) -> None:
@@ -85,7 +85,7 @@ def see_that_nothing_is_left(shell: Shell, before: set[str]) -> None:
             left = {str(refused)}
         return not left
 
-    until(gone, lambda: f"nothing is left: {left}")
+    until(lambda: f"nothing is left: {left}", gone)
 
 
 def test_nothing_is_left(install_plane: MakeShell) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from coding_agent_core.task.model import Item
 from coding_agent_forges.connect import connect_forge
 from coding_agent_forges.rest.forge import Forge
 from coding_agent_forges.rest.setup import NewLabel, setup_of
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.forge import polled
 
@@ -73,14 +74,6 @@ def item(sample: Any, number: int, kind: ItemKind = ItemKind.ISSUE) -> Item:
         kind=kind,
         number=number,
     )
-
-
-async def until(wanted: Callable[[], Awaitable[Any]], seconds: float = 60) -> Any:
-    """Wait for something to become true: Gitea indexes and examines in the background."""
-    async with asyncio.timeout(seconds):
-        while not (found := await wanted()):
-            await asyncio.sleep(0.2)
-        return found
 
 
 async def test_a_label_is_found_after_more_entries_than_a_page_has(
@@ -137,7 +130,7 @@ async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge)
     async def listed() -> Any:
         return [one for one in await polled(forge) if one.item == issue]
 
-    [request] = await until(listed)
+    [request] = await until_async("it is listed", listed, interval=0.2)
     assert (request.user, request.title) == (sample.maintainer.login, "Prices are wrong")
     state = await forge.read_state(issue)
     assert request.trigger.labeled_at is not None
@@ -243,7 +236,7 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
         found = await forge.snapshot(change)
         return found if found.mergeability is Mergeability.MERGES else None
 
-    snapshot = await until(merges)
+    snapshot = await until_async("it merges", merges, interval=0.2)
     assert (snapshot.head_commit, snapshot.own.login) == (head, sample.bot.login)
     [review] = snapshot.reviews
     assert (review.verdict, review.body) == (ReviewVerdict.CHANGES_REQUESTED, "Please test it")
@@ -279,15 +272,15 @@ async def test_a_change_its_review_its_checks_and_a_conflict(
     async def indexed() -> Any:
         return [one for one in (await forge.open_changes()).snapshots if one.item == change]
 
-    assert (await until(indexed))[0].head_commit == head
+    assert (await until_async("it is indexed", indexed, interval=0.2))[0].head_commit == head
     alice.commit(repository, "main", {FILE: "# theirs\n" + text}, "Change the same line")
 
     async def conflicts() -> Any:
         return (await forge.snapshot(change)).mergeability is Mergeability.CONFLICT
 
-    assert await until(conflicts)
+    assert await until_async("it conflicts", conflicts, interval=0.2)
     alice.commit(repository, branch, {"pushed.txt": "by a person\n"}, "Push")
-    pushed = await until(lambda: _pushed(forge, change))
+    pushed = await until_async("who pushed", lambda: _pushed(forge, change), interval=0.2)
     assert pushed == sample.maintainer.login
 
 

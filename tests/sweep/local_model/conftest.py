@@ -19,8 +19,9 @@ from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.usage import Allowance
 from coding_agent_demo.programs import program_folder
 from coding_agent_testbed.local_model.__main__ import NAME
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import MODEL_KEY, until
+from tests.fixtures.system import MODEL_KEY
 from tests.integration.consumer_attempt.conftest import make_place
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.sweep.local_model.relay import Relay
@@ -78,8 +79,8 @@ def _serve(options: tuple[str, ...], log: Path) -> LocalModel:
         assert process.poll() is None, text[-2000:]
         return _LISTENING.search(text)
 
-    url = until(listening, "the model listens")[1]
-    until(lambda: httpx2.get(f"{url}/health").status_code == 200, "the model is loaded")
+    url = until("the model listens", listening)[1]
+    until("the model is loaded", lambda: httpx2.get(f"{url}/health").status_code == 200)
     return LocalModel(process, url)
 
 

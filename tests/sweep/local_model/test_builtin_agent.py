@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.usage import Allowance
+from coding_agent_testbed.until import until_async
 
 from tests.sweep.local_model.conftest import TRIVIAL, Attempts, LocalModel
 
@@ -119,8 +120,7 @@ async def test_a_slow_first_token_is_waited_for(
     model.pause()
     try:
         working = asyncio.create_task(here.run(llm={"max_retries": 0}))
-        while not here.relay.exchanges and not working.done():
-            await asyncio.sleep(0.05)
+        await until_async("the model is asked", lambda: here.relay.exchanges or working.done())
         await asyncio.wait([working], timeout=3)  # so long the model says nothing
         assert not working.done()
     finally:

@@ -15,9 +15,10 @@ from coding_agent_core.task.agenttask import KIND, AgentTask
 from coding_agent_core.task_file.objects import ObjectFile
 from coding_agent_testbed.model.script import Script
 from coding_agent_testbed.model.server import ModelServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.preloaded import start_main
-from tests.fixtures.system import BOT, DONE, MODEL_KEY, PROCESSING, SECRET, Program, until
+from tests.fixtures.system import BOT, DONE, MODEL_KEY, PROCESSING, SECRET, Program
 
 SECONDS = 300.0
 """A busy machine can keep Gitea from answering for longer than our client waits for one request."""
@@ -44,9 +45,9 @@ class World:
 
     def until_labels(self, number: int, *labels: str) -> None:
         until(
-            lambda: self.labels(number) == set(labels),
             lambda: f"{labels}: {self.labels(number)}; {self}",
-            SECONDS,
+            lambda: self.labels(number) == set(labels),
+            timeout=SECONDS,
         )
 
     def comments(self, number: int) -> list[str]:
@@ -62,9 +63,9 @@ class World:
 
     def until_ends(self, number: int, *ends: tuple[str, str]) -> None:
         until(
-            lambda: self.ends(number) == list(ends),
             lambda: f"{ends}: {self.ends(number)}; {self}",
-            SECONDS,
+            lambda: self.ends(number) == list(ends),
+            timeout=SECONDS,
         )
 
     def history(self, number: int) -> list[tuple[str, str]]:
@@ -132,7 +133,7 @@ def running(
             programs.append(Program(start_main(arguments, cwd=folder, log=log, env=environment), log))
         if len(modes) == 1:
             polled = f"Polled {host_of(sample.url)}"
-            until(lambda: polled in programs[0].text(), programs[0].text)
+            until(programs[0].text, lambda: polled in programs[0].text())
         with gitea.api() as admin, gitea.api(sample.maintainer) as alice:
             admin.add_collaborator(sample.repository, sample.bot.login, "admin")
             url = f"http://127.0.0.1:{programs[0].port()}/webhook/gitea"

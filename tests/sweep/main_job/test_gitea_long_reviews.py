@@ -16,8 +16,9 @@ from coding_agent_core.forge.values import MARKER
 from coding_agent_core.reporting.comment import State, read_state
 from coding_agent_core.task.round_record import EndedRound, RoundEnd, answer_mark, marked_answers
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, DONE, until
+from tests.fixtures.system import BOT, DONE
 from tests.integration.main_job.scripts import finish, run, write
 from tests.sweep.main_job.gitea_world import SECONDS, World, running
 
@@ -87,7 +88,9 @@ class Talk:
             recorded = {key for one in self.rounds() for key in one.keys}
             return keys <= recorded and known.labels(self.number) == {DONE}
 
-        until(ended, lambda: f"{len(keys)} answers: {self.rounds()}; {known}", 2 * SECONDS, interval=1)
+        until(
+            lambda: f"{len(keys)} answers: {self.rounds()}; {known}", ended, timeout=2 * SECONDS, interval=1
+        )
 
 
 def _texts(request: dict[str, Any]) -> Iterator[str]:
@@ -177,9 +180,9 @@ def test_each_remark_of_a_long_review_is_answered_once_although_the_repository_g
     let_strangers_talk(talk, strangers, remarks)
 
     until(
-        lambda: any("review: round 3 of" in one for one in talk.openings()),
         lambda: f"the third round: {talk.rounds()}; {world}",
-        SECONDS,
+        lambda: any("review: round 3 of" in one for one in talk.openings()),
+        timeout=SECONDS,
     )
     with gitea.api() as admin:
         admin.call("PATCH", f"/repos/{repository}", {"name": "costs"})
@@ -194,9 +197,9 @@ def test_each_remark_of_a_long_review_is_answered_once_although_the_repository_g
     rounds = len(talk.rounds())
     alice.add_label(world.repository, talk.number, BOT)
     until(
-        lambda: _file(world, pull["head"]["ref"], "labeled.txt") == "yes\n",
         lambda: f"the labeled change: {world}",
-        SECONDS,
+        lambda: _file(world, pull["head"]["ref"], "labeled.txt") == "yes\n",
+        timeout=SECONDS,
     )
     world.until_labels(talk.number, DONE)
     assert world.labels(issue) == {DONE}
@@ -207,8 +210,8 @@ def test_each_remark_of_a_long_review_is_answered_once_although_the_repository_g
     assert log == "again\n" * rounds, "the work of each round is kept, once"
     shown = f"{rounds} rounds"
     until(
-        lambda: any(shown in text for text in world.comments(issue)),
         lambda: f"{shown}: {world.comments(issue)}; {world}",
+        lambda: any(shown in text for text in world.comments(issue)),
     )
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from coding_agent_core.forge.values import MARKER
 from coding_agent_testbed.model.script import Script
+from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT, DONE, PROCESSING, until
+from tests.fixtures.system import BOT, DONE, PROCESSING
 from tests.integration.main_job.scripts import finish, run, write
 from tests.sweep.main_job.gitea_world import SECONDS, World, running
 
@@ -74,7 +75,7 @@ def test_from_the_label_to_the_merge(world: World) -> None:
     said = alice.call("GET", f"/repos/{repository}/pulls/{change}/reviews/{review['id']}/comments")
     assert sorted("zwei" in one["body"] for one in said) == [False, True], "an answer in the thread"
     alice.merge(repository, change)
-    until(lambda: world.pulls()[0]["merged"], "merged")
+    until("merged", lambda: world.pulls()[0]["merged"])
     assert len([body for body in world.comments(number) if MARKER in body]) == 1
     world.assert_tasks(1)
 
@@ -86,10 +87,14 @@ def test_a_task_ends_when_its_label_goes_and_starts_again_when_it_returns(world:
     alice.add_label(repository, number, BOT)
     alice.add_label(repository, number, BOT)
     world.until_labels(number, PROCESSING)
-    until(lambda: len(world.model.requests) > 0, "the model works")
+    until("the model works", lambda: len(world.model.requests) > 0)
     alice.remove_label(repository, number, PROCESSING)
     # The command itself never ends: its gate opens only afterwards.
-    until(lambda: "Coding agent: cancelled" in "".join(world.comments(number)), lambda: str(world), SECONDS)
+    until(
+        lambda: str(world),
+        lambda: "Coding agent: cancelled" in "".join(world.comments(number)),
+        timeout=SECONDS,
+    )
     assert world.labels(number) == set()
     world.gate.touch()
     alice.add_label(repository, number, BOT)

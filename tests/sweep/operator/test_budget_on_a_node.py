@@ -74,7 +74,7 @@ class Chance:
     async def answer(self, *asked: Any) -> Any:
         """The model's answer, once all attempts run and no strike is due."""
         while not self.begun or answers(self.system) >= self._next:
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # not a wait: the attempts go on meanwhile
         return await self._answer(*asked)
 
     def strike(self) -> None:
@@ -134,7 +134,7 @@ def test_the_model_gave_no_more_than_the_budget_and_the_answers_under_way(start_
             status.get("phase") in ENDED or status.get("reason") == "WaitingForBudget" for status in found
         )
 
-    system.wait(over, "the budget is used up", 240)
+    system.wait("the budget is used up", over, 240)
     days = 1 if datetime.now(UTC).date() == day else 2  # a new day has a new budget
     tasks, spent = system.tasks(), tokens(system.model.usage["scripted"])
     exceeded = [task for task in tasks if task["status"].get("reason") == "BudgetExceeded"]

@@ -28,7 +28,7 @@ def test_from_label_to_pull_request_with_a_kernel_of_its_own(
     assert "gVisor" in said, "the command ran on gVisor's kernel"
     assert "42" in said
     assert system.file_at("coding-agent/issue-1", "answer.md") == "42\n"
-    system.wait(lambda: DONE in system.labels(1), "the label", 60)
+    system.wait("the label", lambda: DONE in system.labels(1), 60)
 
 
 def test_a_removed_label_ends_the_pod_and_what_a_command_started(
@@ -44,4 +44,4 @@ def test_a_removed_label_ends_the_pod_and_what_a_command_started(
     system.wait_for_label(1, PROCESSING)
     system.forge.remove_label(REPOSITORY, 1, PROCESSING)
     system.wait_for_phase("Cancelled")
-    system.wait(lambda: not system.pods(), "no pod", 60)
+    system.wait("no pod", lambda: not system.pods(), 60)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from coding_agent_core.task import agenttask
 from coding_agent_testbed.cluster import fake_nodes
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 from tests.fixtures import audit
 from tests.fixtures.cluster import PlaneUnderTest

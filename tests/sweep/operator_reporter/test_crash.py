@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from coding_agent_core.task.model import Phase
 from coding_agent_testbed.forge import ForgeServer
+from coding_agent_testbed.until import until
 
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.operator.crash_proxy import CrashProxy
-from tests.integration.operator_reporter.process import Reporter, account, until
+from tests.integration.operator_reporter.process import Reporter, account
 from tests.integration.operator_reporter.world import BOT, DONE, PROCESSING, SEED, World
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,10 +45,10 @@ class Stage:
         self._restarted = False
         self._start()
         try:
-            self._until(lambda: self.world.condition(name, "LabelsShown").get("status") == "True")
+            self._until("labels", lambda: self.world.condition(name, "LabelsShown").get("status") == "True")
             result = {"branch": "coding-agent/issue-1", "changeURL": self.world.change_url(9)}
             self.world.set_phase(name, Phase.SUCCEEDED, result=result)
-            self._until(lambda: self.world.is_reported(name))
+            self._until("the end", lambda: self.world.is_reported(name))
         finally:
             _kill(self._pid)
         died = self.proxy.killed.is_set()
@@ -66,7 +67,7 @@ class Stage:
         with self._starting:
             return self._pid
 
-    def _until(self, condition: Callable[[], bool]) -> None:
+    def _until(self, what: str, condition: Callable[[], bool]) -> None:
         def there() -> bool:
             if self.proxy.killed.is_set() and not self._restarted:
                 self._restarted = True
@@ -74,10 +75,7 @@ class Stage:
                 self._start()
             return condition()
 
-        try:
-            until("the scenario goes on", there)
-        except AssertionError as error:
-            raise AssertionError(f"{error}:\n{self._reporter.log()[-6000:]}") from None
+        until(lambda: f"{what}; the reporter's log:\n{self._reporter.log()[-6000:]}\n", there)
 
 
 EXPECTED = (

@@ -10,8 +10,7 @@ from typing import Any, Self
 import httpx2
 from coding_agent_testbed.cluster import build
 from coding_agent_testbed.cluster.network import free_ports
-
-from tests.fixtures.system import until
+from coding_agent_testbed.until import until
 
 MANIFESTS = ", ".join(
     ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -47,7 +46,7 @@ class Registry:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={"OTEL_TRACES_EXPORTER": "none"}, start_new_session=True
             )
-        until(self._answers, lambda: f"the registry answers:\n{self._log.read_text()[-2000:]}", 60)
+        until(lambda: f"the registry answers:\n{self._log.read_text()[-2000:]}", self._answers, timeout=60)
         return self
 
     def __exit__(

@@ -8,11 +8,11 @@ import yaml
 from coding_agent_testbed.cluster import build
 from coding_agent_testbed.cluster import cluster as local
 from coding_agent_testbed.cluster.node_config import NodeFolders
+from coding_agent_testbed.until import until
 
 from tests.chart.release import Release
 from tests.e2e.pods import container, pod
 from tests.fixtures.cluster import ClusterUnderTest
-from tests.fixtures.system import until
 from tests.fixtures.system_in_pods import host_address
 from tests.sweep.release.conftest import ROOT, VERSION, Published
 
@@ -98,9 +98,9 @@ def test_the_node_runs_what_was_signed_and_nothing_else(
         reason = f"{moved.headers['docker-content-digest']} is not signed by {published.key}"
         # A busy node may say first that the verifier took too long; then it tries again.
         until(
-            lambda: reason in refusal(release, "changed"),
             lambda: f"the node refuses the image; it says: {refusal(release, 'changed')}",
-            240,
+            lambda: reason in refusal(release, "changed"),
+            timeout=240,
         )
     finally:
         registry.put(OPERATOR, VERSION, own)

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from coding_agent_testbed.cluster.access import KubectlError
-from coding_agent_testbed.cluster.wait import until
 from coding_agent_testbed.model.script import Call, Script, Turn
+from coding_agent_testbed.until import until
 
 from tests.chart.edge import Edge, forwarder
 from tests.chart.place import DENY_ALL, Place, place

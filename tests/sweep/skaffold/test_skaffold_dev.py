@@ -5,9 +5,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from coding_agent_testbed.cluster.errors import NotReadyError
 from coding_agent_testbed.cluster.quick_start import configuration, manifests
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import NotReadyError, until
 
 from tests.chart.release import Release
 from tests.fixtures.cluster import ClusterUnderTest

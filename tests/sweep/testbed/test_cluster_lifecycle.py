@@ -8,7 +8,7 @@ import pytest
 from coding_agent_testbed.cluster import apt, cgroups, cluster, paths
 from coding_agent_testbed.cluster.commands import run
 from coding_agent_testbed.cluster.node_config import NodeFolders
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 pytestmark = [
     pytest.mark.needs_node,

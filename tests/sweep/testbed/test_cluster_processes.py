@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from coding_agent_testbed.cluster.processes import Processes
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 
 @pytest.mark.needs_linux

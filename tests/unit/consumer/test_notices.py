@@ -37,6 +37,7 @@ from coding_agent_core.task.round_record import RoundEnd
 from coding_agent_core.task.round_report import trigger_of
 from coding_agent_forges.rest.calls import Read
 from coding_agent_forges.rest.forge import Forge
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.notices import Notices
 from tests.unit.consumer.making import ITEM, details
@@ -84,10 +85,9 @@ class Place:
         monkeypatch.setattr(NoticeHandler, "handle", handle)
 
     async def until_handled(self, count: int) -> list[tuple[str, str, int]]:
-        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        async with asyncio.TaskGroup() as group:
             group.create_task(handle_notices(Settings(), self.queue, self.stop))
-            while len(self.handled) < count:
-                await asyncio.sleep(0.005)
+            await until_async(f"{count} are handled", lambda: len(self.handled) >= count, interval=0.005)
             self.stop.set()
         return self.handled
 

@@ -13,6 +13,7 @@ from coding_agent_operator.cluster.controller import (
     Requeue,
     WorkQueue,
 )
+from coding_agent_testbed.until import until_async
 
 KEY = NamespacedName("team", "one")
 A, B, C, D = (NamespacedName("team", name) for name in "abcd")
@@ -157,9 +158,7 @@ async def _working(
     controller = Controller(reconcile, workers=2, on_error=on_error)
     controller.queue.add(A)
     work = asyncio.create_task(controller.run())
-    async with asyncio.timeout(60):
-        while not until():
-            await asyncio.sleep(0.01)
+    await until_async("the controller has done it", until, interval=0.01)
     work.cancel()
     await asyncio.gather(work, return_exceptions=True)
     return controller, errors

@@ -31,6 +31,7 @@ from coding_agent_operator.reporter.forge_worker import _WORKERS, FAILED, Backlo
 from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, record_problem
 from coding_agent_operator.reporter.report import TaskMemory
 from coding_agent_operator.reporter.reporter_program import rate_for
+from coding_agent_testbed.until import until_async
 
 from tests.unit.operator.making import changed, task
 
@@ -115,9 +116,7 @@ class Scene:
         return names
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not condition():
-                await asyncio.sleep(0.001)
+        await until_async("the worker has done it", condition, interval=0.001)
 
     def unavailable_once(self, _: str) -> Exception:
         """The running reconciles find that the forge does not answer; the next one waits."""

@@ -24,6 +24,7 @@ from coding_agent_testbed.gitea import (
     make_sample,
     prepare,
 )
+from coding_agent_testbed.until import NotReadyError
 from rich.console import Console
 
 from coding_agent_demo.forges import HOOK_SECRET, ISSUES, LABEL, REPOSITORY, DemoForge
@@ -120,5 +121,5 @@ def _program(console: Console) -> Program:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (GiteaError, ClusterError, httpx2.HTTPError) as error:
+    except (GiteaError, ClusterError, NotReadyError, httpx2.HTTPError) as error:
         raise DemoError(str(error)) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from coding_agent_testbed.cluster import build, paths
 from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.until import NotReadyError
 
 from coding_agent_release import chart, notes, plugin, signing, version
 from coding_agent_release.errors import ReleaseError
@@ -19,7 +20,7 @@ def main() -> int:
     chosen = _parser().parse_args()
     try:
         chosen.run(chosen)
-    except (ReleaseError, ClusterError) as error:
+    except (ReleaseError, ClusterError, NotReadyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

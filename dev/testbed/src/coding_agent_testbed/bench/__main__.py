@@ -41,6 +41,7 @@ from coding_agent_testbed.bench.show import as_json, show
 from coding_agent_testbed.bench.world import Part, World
 from coding_agent_testbed.cluster.errors import ClusterError
 from coding_agent_testbed.cluster.progress import note, step
+from coding_agent_testbed.until import NotReadyError
 
 # The benchmark that fills the control plane comes last.
 BENCHMARKS = {
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with World(Path(folder), quick=options.quick, scale=options.scale) as world:
                 return asyncio.run(_run(world, chosen, options))
-        except (BenchError, ClusterError, RuntimeError) as error:
+        except (BenchError, ClusterError, NotReadyError, RuntimeError) as error:
             note(f"error: {error}")
             return 1
         except KeyboardInterrupt:
@@ -157,7 +158,7 @@ async def _result(world: World, benchmark: Benchmark) -> Result | None:
                 return await benchmark.run(world)
     except TimeoutError:
         note(f"{benchmark.name}: took more than {benchmark.limit:.0f} s")
-    except (BenchError, ClusterError, CodingAgentError, HTTPError, OSError) as error:
+    except (BenchError, ClusterError, NotReadyError, CodingAgentError, HTTPError, OSError) as error:
         note(f"{benchmark.name}: {error}")
     return None
 

@@ -17,8 +17,8 @@ from coding_agent_testbed.bench.benchmark import Benchmark
 from coding_agent_testbed.bench.etcd import restore
 from coding_agent_testbed.bench.program import free_port, main_py
 from coding_agent_testbed.bench.result import Measure, Result, median_case
-from coding_agent_testbed.bench.waiting import until
 from coding_agent_testbed.bench.world import Part, World
+from coding_agent_testbed.until import until_async
 
 _RESYNCS = 3
 _SETTLE_SECONDS = 60.0
@@ -61,7 +61,7 @@ async def _fill(world: World, place: _Place) -> None:
         names = await asyncio.to_thread(world.plane.kubectl, *get)
         return names.count("\n") == place.ended or None
 
-    await until(f"the API server shows {place.ended} ended tasks", all_shown, seconds=60, interval=1)
+    await until_async(f"the API server shows {place.ended} ended tasks", all_shown, timeout=60, interval=1)
 
 
 def _place(world: World, ended: int) -> _Place:
@@ -97,7 +97,7 @@ async def _measure(world: World, place: _Place) -> Mapping[str, float]:
         async def settled() -> bool:
             return await program.api_requests("GET") >= looks
 
-        await until("a sweep and three resyncs", settled, seconds=_SETTLE_SECONDS, interval=0.2)
+        await until_async("a sweep and three resyncs", settled, timeout=_SETTLE_SECONDS, interval=0.2)
         return {
             "ready_seconds": ready,
             "start_cpu_seconds": start_cpu,

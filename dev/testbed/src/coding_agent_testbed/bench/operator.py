@@ -25,8 +25,8 @@ from coding_agent_testbed.bench.job_watch import JobWatch
 from coding_agent_testbed.bench.plane import at_once, items_of, tasks_path
 from coding_agent_testbed.bench.program import Program, free_port, main_py
 from coding_agent_testbed.bench.result import Measure, Result, median_case, percentile
-from coding_agent_testbed.bench.waiting import until
 from coding_agent_testbed.bench.world import Part, World
+from coding_agent_testbed.until import until_async
 
 _WAITING = "octo/waiting"
 _WAITING_LABEL = task_body(1, _WAITING)["metadata"]["labels"][agenttask.LABEL_REPOSITORY]
@@ -139,7 +139,7 @@ async def _fill(rig: _Rig, count: int, etcd_url: str) -> None:
         query = [("fieldSelector", "status.phase=Queued"), _WAITING_SELECTOR, ("limit", str(count))]
         return len(items_of(await rig.server.request("GET", tasks_path(rig.namespace), query=query))) == count
 
-    await until(f"{count} tasks wait", all_wait, seconds=_END_SECONDS, interval=2.0)
+    await until_async(f"{count} tasks wait", all_wait, timeout=_END_SECONDS, interval=2.0)
 
 
 async def _empty(rig: _Rig) -> None:
@@ -166,7 +166,7 @@ async def _end_attempts(rig: _Rig) -> None:
         query = [("labelSelector", f"{agenttask.LABEL_ACTIVE}=true"), ("limit", "1")]
         return not items_of(await rig.server.request("GET", jobs, query=query))
 
-    await until("all attempts have ended", ended, seconds=_END_SECONDS, interval=0.5)
+    await until_async("all attempts have ended", ended, timeout=_END_SECONDS, interval=0.5)
 
 
 def _succeeded() -> dict[str, Any]:

@@ -19,7 +19,7 @@ from coding_agent_core.task import agenttask
 from coding_agent_testbed.bench.program import ROOT, cpu_seconds
 from coding_agent_testbed.cluster.access import Access, KubectlError
 from coding_agent_testbed.cluster.control_plane import ControlPlane
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 T = TypeVar("T")
 _TIMEOUT = 30.0

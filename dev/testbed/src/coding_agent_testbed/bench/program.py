@@ -15,8 +15,8 @@ import httpx2
 import yaml
 
 from coding_agent_testbed.bench.errors import BenchError
-from coding_agent_testbed.bench.waiting import until
 from coding_agent_testbed.cluster.network import free_ports
+from coding_agent_testbed.until import NotReadyError, until_async
 
 ROOT = Path(__file__).resolve().parents[5]
 START_SECONDS = 90.0
@@ -96,8 +96,8 @@ class Program:
                     return False
 
             try:
-                await until(f"the {self.name} is ready", answered, seconds=START_SECONDS)
-            except BenchError as error:
+                await until_async(f"the {self.name} is ready", answered, timeout=START_SECONDS)
+            except NotReadyError as error:
                 raise BenchError(f"{error}; its log: {self.log_tail()}") from None
 
     async def acts(self) -> None:
@@ -111,7 +111,7 @@ class Program:
         async def leads() -> bool:
             return 1 in (await self.counters("coding_agent_operator_leader")).values()
 
-        await until(f"the {self.name} holds the Lease", leads, seconds=START_SECONDS)
+        await until_async(f"the {self.name} holds the Lease", leads, timeout=START_SECONDS)
         await self.ready()
 
     async def api_requests(self, verb: str = "") -> float:

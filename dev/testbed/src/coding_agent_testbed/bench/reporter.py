@@ -22,9 +22,9 @@ from coding_agent_testbed.bench.benchmark import Benchmark
 from coding_agent_testbed.bench.plane import at_once, items_of, tasks_path
 from coding_agent_testbed.bench.program import ROOT, Program, free_port, main_py
 from coding_agent_testbed.bench.result import Case, Measure, Result
-from coding_agent_testbed.bench.waiting import until
 from coding_agent_testbed.bench.world import Part, World
 from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.until import until_async
 
 REPOSITORY = "acme/pricing"
 _BOT, _PROCESSING, _DONE = "coding agent", "coding agent processing", "coding agent done"
@@ -149,9 +149,9 @@ async def _one(rig: _Rig) -> None:
         async def there() -> bool:
             return label in rig.forge.labels(REPOSITORY, number)
 
-        await until(f"#{number} is labeled {label}", there, seconds=_SHOWN_SECONDS, interval=0.02)
+        await until_async(f"#{number} is labeled {label}", there, timeout=_SHOWN_SECONDS, interval=0.02)
 
-    await until(f"#{number} is shown as waiting", commented, seconds=_SHOWN_SECONDS, interval=0.02)
+    await until_async(f"#{number} is shown as waiting", commented, timeout=_SHOWN_SECONDS, interval=0.02)
     await rig.stand(name, Phase.RUNNING)
     await labeled(_PROCESSING)
     await rig.stand(name, Phase.SUCCEEDED)
@@ -177,7 +177,7 @@ async def _reported(rig: _Rig, count: int) -> None:
     async def shown() -> bool:
         return not items_of(await rig.server.request("GET", tasks_path(rig.namespace), query=query))
 
-    await until(f"the ends of {count} tasks are shown", shown, seconds=_SHOWN_SECONDS, interval=0.1)
+    await until_async(f"the ends of {count} tasks are shown", shown, timeout=_SHOWN_SECONDS, interval=0.1)
 
 
 def _taken(rig: _Rig, count: int) -> Mapping[str, float]:

@@ -20,9 +20,9 @@ from coding_agent_core.task.round_record import RoundRecord
 from coding_agent_testbed.bench.benchmark import Benchmark
 from coding_agent_testbed.bench.reporter import REPOSITORY, reporter_of, seed
 from coding_agent_testbed.bench.result import Case, Measure, Result
-from coding_agent_testbed.bench.waiting import until
 from coding_agent_testbed.bench.world import Part, World
 from coding_agent_testbed.forge.server import ForgeServer
+from coding_agent_testbed.until import until_async
 
 _AGENT = "coding-agent-bot"
 _LOOK_SECONDS = 0.3
@@ -79,7 +79,7 @@ async def _measured(world: World, kind: _Kind, looks: int) -> Mapping[str, float
                 async def there() -> float | None:
                     return done if (done := await looked()) >= looks else None
 
-                return await until(f"{looks:.0f} looks at {kind.name}", there, seconds=_WAIT_SECONDS)
+                return await until_async(f"{looks:.0f} looks at {kind.name}", there, timeout=_WAIT_SECONDS)
 
             first = await after(_FIRST_LOOKS)
             _take(forge)

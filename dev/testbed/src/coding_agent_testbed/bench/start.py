@@ -22,11 +22,11 @@ from coding_agent_testbed.bench.benchmark import Benchmark
 from coding_agent_testbed.bench.errors import BenchError
 from coding_agent_testbed.bench.program import ROOT
 from coding_agent_testbed.bench.result import Case, Measure, Result
-from coding_agent_testbed.bench.waiting import until
 from coding_agent_testbed.bench.world import Part, World
 from coding_agent_testbed.cluster import build, images, quick_start
 from coding_agent_testbed.cluster.access import Access
 from coding_agent_testbed.cluster.commands import run as run_program
+from coding_agent_testbed.until import until_async
 
 _PERSON_TOKEN, _WEBHOOK_SECRET = "alice-sandbox-token", "sandbox-webhook-secret"
 _REPOSITORY = "acme/pricing"
@@ -136,7 +136,7 @@ async def _webhooks_arrive(installed: _Installation) -> None:
         (await installed.forge.post(f"{hooks}/{hook['id']}/pings")).raise_for_status()
         return False
 
-    await until("a webhook arrives", arrived, seconds=_SECONDS, interval=0.5)
+    await until_async("a webhook arrives", arrived, timeout=_SECONDS, interval=0.5)
 
 
 async def _job(installed: _Installation) -> float:
@@ -152,7 +152,7 @@ async def _job(installed: _Installation) -> float:
     await asyncio.to_thread(
         jobs.create_namespaced_job, installed.namespace, print_job(name), _request_timeout=_SECONDS
     )
-    await until(f"the end of the Job {name}", ended, seconds=_SECONDS, interval=0.2)
+    await until_async(f"the end of the Job {name}", ended, timeout=_SECONDS, interval=0.2)
     log = await _log(installed, name, "print")
     await asyncio.to_thread(installed.kubectl, "delete", "job", name)
     return _unix(log.partition(" ")[0]) - began
@@ -199,7 +199,7 @@ async def _label(installed: _Installation) -> dict[str, float]:
         labels = (await installed.forge.get(issue)).raise_for_status().json()["labels"]
         return _DONE in {label["name"] for label in labels}
 
-    await until(f"{_DONE!r} on {issue}", done, seconds=_SECONDS, interval=0.5)
+    await until_async(f"{_DONE!r} on {issue}", done, timeout=_SECONDS, interval=0.5)
     [job] = await _jobs(installed) - known
     found = moments(await _log(installed, job, "agent"))
     asked = (await installed.model.get("/_sandbox/requests")).raise_for_status().json()

@@ -12,7 +12,7 @@ from typing import Any
 from kubernetes import client, config
 
 from coding_agent_testbed.cluster.errors import ClusterError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 # Long enough for `kubectl wait` and `rollout status` with their own, shorter timeouts.
 _KUBECTL_TIMEOUT_S = 120.0

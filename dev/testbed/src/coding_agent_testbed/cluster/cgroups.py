@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from coding_agent_testbed.cluster.errors import ClusterError, NotReadyError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.until import NotReadyError, until
 
 ROOT = Path("/sys/fs/cgroup")
 _V2 = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")

@@ -15,7 +15,7 @@ from coding_agent_testbed.cluster.errors import ClusterError
 from coding_agent_testbed.cluster.network import Network
 from coding_agent_testbed.cluster.processes import RESTARTS, Processes
 from coding_agent_testbed.cluster.progress import step
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 _READY_TIMEOUT_S = 120.0
 # In this order: etcd waits five seconds on SIGTERM for the API server's watches to end.

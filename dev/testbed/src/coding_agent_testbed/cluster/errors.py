@@ -14,9 +14,5 @@ class BuildError(ClusterError):
     """A part could not be built."""
 
 
-class NotReadyError(ClusterError):
-    """A condition did not come true before its deadline, or a process died meanwhile."""
-
-
 class MachineError(ClusterError):
     """This machine lacks something that is needed (root, Linux, a program, a kernel feature)."""

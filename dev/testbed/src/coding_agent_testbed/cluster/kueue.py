@@ -22,7 +22,7 @@ from coding_agent_testbed.cluster.gomod import module_source
 from coding_agent_testbed.cluster.network import LOOPBACK, free_ports
 from coding_agent_testbed.cluster.parts import MODULES
 from coding_agent_testbed.cluster.progress import step
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 NAMESPACE = "kueue-system"
 _ACCOUNT = "kueue-controller-manager"

@@ -20,7 +20,7 @@ from coding_agent_testbed.cluster.network import Network
 from coding_agent_testbed.cluster.node_config import NodeFolders
 from coding_agent_testbed.cluster.pki import NODE_NAME
 from coding_agent_testbed.cluster.processes import RESTARTS, Processes
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 NAMES = ("containerd", "kubelet", "kube-proxy")
 _READY_TIMEOUT_S = 150.0

@@ -12,8 +12,8 @@ import subprocess
 import threading
 from pathlib import Path
 
-from coding_agent_testbed.cluster.errors import ClusterError, NotReadyError
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.until import NotReadyError, until
 
 _CLEAN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # On a machine that does much else.

@@ -15,7 +15,7 @@ from coding_agent_testbed.cluster.locks import locked
 from coding_agent_testbed.cluster.network import HOST_INTERFACE, Network
 from coding_agent_testbed.cluster.pki import NODE_NAME
 from coding_agent_testbed.cluster.processes import Processes
-from coding_agent_testbed.cluster.wait import until
+from coding_agent_testbed.until import until
 
 NAME = "sandbox"
 _NODE_INTERFACE = "eth0"

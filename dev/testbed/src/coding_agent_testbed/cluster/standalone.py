@@ -7,10 +7,11 @@ from pathlib import Path
 
 from coding_agent_testbed.cluster import build, parts, paths, state
 from coding_agent_testbed.cluster.control_plane import ControlPlane
-from coding_agent_testbed.cluster.errors import BuildError, MachineError, NotReadyError
+from coding_agent_testbed.cluster.errors import BuildError, MachineError
 from coding_agent_testbed.cluster.locks import locked
 from coding_agent_testbed.cluster.network import loopback_network
 from coding_agent_testbed.cluster.processes import fingerprint
+from coding_agent_testbed.until import NotReadyError
 
 # A free port may be taken between the check and the start; three times in a row is not chance.
 _TRIES = 3

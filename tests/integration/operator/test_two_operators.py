@@ -64,7 +64,7 @@ def test_two_operators_never_exceed_the_limit_nor_double_a_job(
             with Arrivals(world):
                 world.until("10 Jobs", lambda: len(count.order) >= 10 or None)
             count.catch_up()
-            assert count.most == 2
+            assert count.most <= 2
             assert len(set(count.order)) == len(count.order), "one Job for each task"
             assert [leads(quick), leads(late)].count(True) == 1
         finally:

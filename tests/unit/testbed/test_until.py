@@ -159,8 +159,12 @@ def test_functions_and_coroutine_functions_are_waited_for(conditions: Callable[.
 
 
 def test_a_call_that_never_ends_is_given_up() -> None:
+    begun: list[float] = []
+
     async def hang() -> bool:
+        begun.append(asyncio.get_running_loop().time())
         return await asyncio.Event().wait()
 
     with pytest.raises(NotReadyError, match="not so after 3 s; the condition last raised TimeoutError"):
         run(hang)
+    assert begun == [0, 4], "each is given up after 3 s"

@@ -33,7 +33,7 @@ from coding_agent_forges.rest.client import log_text
 from coding_agent_forges.rest.hidden_line import checked
 
 from tests.fixtures.deliveries import issue
-from tests.fuzz.bounds import linear
+from tests.fuzz.bounds import calls_linear, linear
 
 MARKER = "<!-- coding-agent:status "
 LINKS = Links("https://github.com", "coding-agent/")
@@ -123,11 +123,27 @@ PARTS = (
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_reader_of_strangers_texts_is_linear(name: str) -> None:
+def test_a_reader_of_strangers_texts_calls_in_proportion_to_their_length(name: str) -> None:
+    calls_linear(READERS[name], PARTS)
+
+
+def test_the_count_finds_who_begins_anew_at_each_part() -> None:
+    def anew(text: str) -> None:
+        for begin in re.finditer(re.escape(MARKER), text):
+            assert [found.start() for found in re.finditer(MARKER, text[begin.start() :])]
+
+    with pytest.raises(AssertionError, match="calls for 1024 characters of"):
+        calls_linear(anew, (MARKER,))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_of_strangers_texts_takes_time_in_proportion_to_their_length(name: str) -> None:
     linear(READERS[name], PARTS)
 
 
+@pytest.mark.long
 def test_the_measure_finds_what_is_quadratic() -> None:
     pattern = re.compile(re.escape(MARKER) + r"(\{[^\n]*?\}) -->")
-    with pytest.raises(AssertionError, match="characters of"):
+    with pytest.raises(AssertionError, match="s for 8192 characters of"):
         linear(pattern.search, (f"{MARKER}{{",))

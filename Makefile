@@ -50,13 +50,14 @@ unit: $(VENV)/.dev ## run the unit tests
 lint: $(VENV)/.dev ## check style, types and layers
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check -q .
+	@$(PY) -m coding_agent_testbed.tiers.clocks tests/integration tests/security
 	@$(VENV)/bin/mypy $(SOURCES)
 	@$(VENV)/bin/lint-imports --no-logo
 
 # What a table says fails only if the code is wrong: no second try. What has servers gets one, alone, with fresh ones.
 .PHONY: test
 test: setup-test lint test-parts test-packages ## run lint, unit and integration tests (with a real RabbitMQ, git and API server) and the fast security trials
-	@$(PYTEST) -q -n $(JOBS) tests/unit tests/fuzz
+	@$(PYTEST) -q -n $(JOBS) -m "not long" tests/unit tests/fuzz
 	@$(PY) -m coding_agent_testbed.tiers.second_try --durations=15 --durations-min=5 -n $(SERVER_JOBS) --dist loadgroup \
 		-m "not needs_node and not long" tests/integration tests/security
 

@@ -4,16 +4,17 @@ import asyncio
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from coding_agent_consumer.transcripts import store
 from coding_agent_consumer.transcripts.store import S3Bucket
 from coding_agent_core.errors import StoreError
 from coding_agent_core.settings.connections import S3
+from obstore.store import S3Store
 from pydantic import ValidationError
 
 from tests.fixtures.s3 import KEY_ID, ROLE_KEY_ID, SECRET, Cloud, S3Server
@@ -76,13 +77,26 @@ async def test_a_store_that_is_down_is_told_in_a_sentence(s3: S3Server) -> None:
     assert s3.read("a.jsonl") == b"x", "the same client goes on when it is back"
 
 
-async def test_a_store_that_does_not_answer_is_given_up_in_time(s3: S3Server) -> None:
+async def test_a_store_that_does_not_answer_is_given_up_after_the_time_for_one_request(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    def recorded(*arguments: Any, **options: Any) -> S3Store:
+        made.append(options)
+        return S3Store(*arguments, **options)
+
+    monkeypatch.setattr("obstore.store.S3Store", recorded)
+    monkeypatch.setattr(store, "_REQUEST_S", 600.0)
     bucket = S3Bucket(s3.section(), timeout=0.5)  # meant to expire
     s3.freeze()
-    began = time.monotonic()
     with pytest.raises(StoreError):
         await bucket.put("a.jsonl", b"x")
-    assert time.monotonic() - began < 60
+    [options] = made
+    limit = timedelta(seconds=0.5)
+    client = options["client_options"]
+    assert (client["timeout"], client["connect_timeout"]) == (limit, limit)
+    assert options["retry_config"] == {"max_retries": 0, "retry_timeout": limit}, "no second attempt begins"
 
 
 async def test_refused_keys_are_told_without_them(s3: S3Server, refusing_s3: str) -> None:

@@ -77,7 +77,7 @@ async def test_a_command_out_of_time_is_ended_with_its_daemons(workspace: Worksp
         timeout=0.3,  # meant to expire
     )
     assert (result.exit_code, result.timed_out) == (None, True)
-    assert result.seconds < PATIENCE
+    assert result.output == ""
     assert alive(mark) == []
 
 

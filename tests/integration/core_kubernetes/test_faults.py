@@ -23,7 +23,6 @@ from tests.integration.core_kubernetes.events import Labeling, now, results
 from tests.integration.core_kubernetes.place import Place
 from tests.integration.core_kubernetes.test_exactly_once import is_to_be_read, item, label_request
 
-TRIES = 4
 HASTY = {"webhook_timeout": 4.0}  # meant to expire
 """The time limit of real use, for receivers that never get an answer in time."""
 
@@ -40,28 +39,15 @@ def stopped(plane: PlaneUnderTest, name: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
-async def refused_in_time(http: httpx2.AsyncClient, port: int, event: Labeling) -> None:
-    """The event is answered 503 with Retry-After within 5 s, and the receiver is not ready.
+async def refused(http: httpx2.AsyncClient, port: int, event: Labeling) -> None:
+    """The event is answered 503 with Retry-After, and the receiver is not ready.
 
-    A busy machine adds to what the receiver takes, so one of a few answers has to be in time.
+    A unit test shows that both answers come in time: `tests/unit/core_kubernetes/test_total_timeout.py`.
     """
     ready_url = f"http://127.0.0.1:{port}/readyz"
-    took: list[float] = []
-    for _ in range(TRIES):
-        before = await response_seconds(http, port)
-        answer, ready = await asyncio.gather(event.send(http, port), http.get(ready_url))
-        took.append(await response_seconds(http, port) - before)
-        assert (answer.status_code, ready.status_code) == (503, 503)
-        assert int(answer.headers["Retry-After"]) > 0
-        if took[-1] < 5:
-            return
-    pytest.fail(f"the answers took {took} s")
-
-
-async def response_seconds(http: httpx2.AsyncClient, port: int) -> float:
-    """How long all webhooks so far took, by the receiver's own clock: it promises nothing of us."""
-    summary = (await http.get(f"http://127.0.0.1:{port}/metrics")).json()
-    return float(summary["response_seconds"]["sum"])
+    answer, ready = await asyncio.gather(event.send(http, port), http.get(ready_url))
+    assert (answer.status_code, ready.status_code) == (503, 503)
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 async def recovers(http: httpx2.AsyncClient, port: int) -> None:
@@ -74,7 +60,7 @@ async def recovers(http: httpx2.AsyncClient, port: int) -> None:
 
 
 @pytest.mark.long
-async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_it_is_back(
+async def test_an_api_server_that_is_killed_or_stands_still_is_503_until_it_is_back(
     chaos_plane: PlaneUnderTest,
     place: Place,
     start_receiver: Callable[..., Program],
@@ -84,14 +70,14 @@ async def test_an_api_server_that_is_killed_or_stands_still_is_503_in_5_s_until_
     first, second = Labeling(1, "a", now()), Labeling(2, "b", now())
     await recovers(http, hasty)
     with stopped(chaos_plane, "kube-apiserver"):
-        await refused_in_time(http, hasty, first)
+        await refused(http, hasty, first)
     await recovers(http, hasty)
     await recovers(http, port)
     # What was under way when it stood still may have been stored: it is not a second task then.
     assert results([await first.send(http, port)]) in ({"success": 1}, {"duplicate": 1})
 
     chaos_plane.kill("kube-apiserver")
-    await refused_in_time(http, hasty, second)
+    await refused(http, hasty, second)
     chaos_plane.start("kube-apiserver")
     await recovers(http, hasty)
     await recovers(http, port)
@@ -142,11 +128,10 @@ async def test_a_busy_api_server_is_asked_again_when_it_says_if_that_is_soon_eno
     assert time.monotonic() - begun > 1
 
     api_proxy.rule = Answers([429], retry_after="60", method="POST")
-    before, posts = await response_seconds(http, port), api_proxy.seen.count("POST")
+    posts = api_proxy.seen.count("POST")
     answer = await Labeling(2, "b", now()).send(http, port)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
-    assert await response_seconds(http, port) - before < PATIENT["webhook_timeout"], "nothing was waited for"
-    assert api_proxy.seen.count("POST") == posts + 1
+    assert api_proxy.seen.count("POST") == posts + 1, "no second attempt began"
     assert list(place.tasks()) == [task_name(item(1))]
 
 
@@ -191,7 +176,7 @@ async def test_an_answer_that_is_not_kubernetes_is_503(
 
     program = start_receiver(place.account(api_proxy.url), **HASTY)
     api_proxy.rule = captive
-    await refused_in_time(http, program.port(), Labeling(1, "a", now()))
+    await refused(http, program.port(), Labeling(1, "a", now()))
     api_proxy.rule = obey
     await recovers(http, program.port())
     assert "is not JSON" in program.text()

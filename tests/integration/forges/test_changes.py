@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ from coding_agent_forges.github.discussion import graphql_url
 from coding_agent_forges.rest.calls import Call
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.forge.git import branch_sha, git
+from coding_agent_testbed.until import until_async
 
 from tests.fixtures.forge import REPOSITORY, plant_fault
 from tests.fixtures.github_graphql import validate_exchange
@@ -587,10 +587,18 @@ async def requests_of(world: World) -> list[str]:
 async def rests(world: World, expected: int) -> list[str]:
     """Look until a look takes this many requests: GitHub's times are whole seconds, so what has just changed
     is read again for two of them."""
-    deadline = time.monotonic() + 30
-    while len(found := await requests_of(world)) != expected:
-        assert time.monotonic() < deadline, f"what is known is read again: {Counter(found)}"
-        await asyncio.sleep(0.2)
+    found: list[str] = []
+
+    async def are_as_expected() -> bool:
+        nonlocal found
+        found = await requests_of(world)
+        return len(found) == expected
+
+    await until_async(
+        lambda: f"{expected} requests; what is known is read again: {Counter(found)}",
+        are_as_expected,
+        interval=0.2,
+    )
     return found
 
 

@@ -284,7 +284,7 @@ def create_service(newcomer: Newcomer, **spec: Any) -> str:
         "metadata": {"name": "vllm"},
         "spec": {"ports": [{"name": "api", "port": 8080, **spec.pop("port", {})}], **spec},
     }
-    core.create_namespaced_service(namespace, body, _request_timeout=10)
+    core.create_namespaced_service(namespace, body, _request_timeout=60)
     return f"vllm.{namespace}.svc"
 
 
@@ -337,7 +337,7 @@ def test_the_pods_of_a_service_are_found_by_its_address_and_by_the_name_of_a_por
     port = {"name": "api", "port": 8080, "targetPort": "http"}
     spec = {"selector": {"app": "vllm"}, "ports": [port]}
     body = {"metadata": {"name": "vllm"}, "spec": spec}
-    address = core.create_namespaced_service(namespace, body, _request_timeout=10).spec.cluster_ip
+    address = core.create_namespaced_service(namespace, body, _request_timeout=60).spec.cluster_ip
     discovery: Any = DiscoveryV1Api(place.plane.core.api_client)
     labels = {"kubernetes.io/service-name": "vllm"}
     for number in (8001, 8002):
@@ -347,7 +347,7 @@ def test_the_pods_of_a_service_are_found_by_its_address_and_by_the_name_of_a_por
             "endpoints": [{"addresses": ["10.1.2.3"]}],
             "ports": [{"name": "api", "port": number}, {"name": "metrics", "port": 9000}],
         }
-        discovery.create_namespaced_endpoint_slice(namespace, one, _request_timeout=10)
+        discovery.create_namespaced_endpoint_slice(namespace, one, _request_timeout=60)
     api_client = place.plane.core.api_client
     at = Destination(f"http://{address}:8080", address)
     assert pods_behind(api_client, at) == ServicePods(namespace, {"app": "vllm"}, (8001, 8002))

@@ -117,7 +117,7 @@ def test_each_account_gets_what_the_service_was_told(
         line = key_pair()[0].splitlines()[3]
         for secret in (given.json()["token"], own.json()["token"], line, KEY):
             assert secret not in text
-        metrics = httpx2.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=10).text
+        metrics = httpx2.get(f"http://127.0.0.1:{metrics_port}/metrics", timeout=60).text
         assert 'coding_agent_token_requests_total{result="Given"} 2.0' in metrics
         assert 'coding_agent_token_requests_total{result="CallerUnknown"} 2.0' in metrics
         program.send_signal(signal.SIGTERM)

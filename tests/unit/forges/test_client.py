@@ -401,7 +401,7 @@ async def test_what_an_attempt_needs_first_is_read_at_once(platform: Platform) -
         return httpx2.Response(404)
 
     forge = connect_forge(SETTINGS, platform, transport=httpx2.MockTransport(meet))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with pytest.raises(ForgeNotFoundError):
             await forge.read(ITEMS[platform])
         with pytest.raises(ForgeNotFoundError):

@@ -28,7 +28,7 @@ class Queue:
         self.added.set()
 
     async def until(self, name: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while name not in self.names:
                 self.added.clear()
                 await self.added.wait()

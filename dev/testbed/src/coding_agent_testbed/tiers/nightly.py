@@ -58,7 +58,7 @@ def tiers(seed: int, root: Path = Path()) -> dict[str, Tier]:
         "unit": Tier(
             ("-q", "-n", "4", "--hypothesis-profile=random", f"--hypothesis-seed={seed}", "tests/unit")
         ),
-        "long": Tier((*GROUPED, "-m", "long and not needs_node", "tests/integration", "tests/security")),
+        "long": Tier((*GROUPED, "-m", "long and not needs_node", "tests/integration", "tests/security", "tests/fuzz")),
         "e2e": Tier(("tests/e2e",)),
         "alone": Tier(ALONE),
         "sweep": Tier((*GROUPED, *(f"--ignore={file}" for file in ALONE), "tests/sweep", *on_a_node)),

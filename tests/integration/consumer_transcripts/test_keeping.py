@@ -1,5 +1,6 @@
 """Transcripts outlive their attempt: killed, on another machine, or with a store that is down."""
 
+import asyncio
 import logging
 import os
 from datetime import UTC, datetime
@@ -186,11 +187,14 @@ async def test_a_store_that_hangs_delays_the_end_no_longer_than_allowed(
     write(kept, ModelResponse(parts=[TextPart("More.")]))
     await until_async("an upload hangs", lambda: kept._putting is not None and not kept._putting.done())
     hanging = kept._putting
-    outcome = await kept.end(FAILED, within=1)
-    assert hanging is not None
-    assert not hanging.done(), "the end does not wait for it"
-    assert kept._putting is hanging, "no other upload begins"
-    s3.thaw()  # or the event loop waits at its end for the upload's thread
+    try:
+        async with asyncio.timeout(120):
+            outcome = await kept.end(FAILED, within=1)
+        assert hanging is not None
+        assert not hanging.done(), "the end does not wait for it"
+        assert kept._putting is hanging, "no other upload begins"
+    finally:
+        s3.thaw()  # or the event loop waits at its end for the upload's thread
     assert outcome.reason is FAILED.reason
     assert outcome.transcript is not None, "what was uploaded before is there"
 

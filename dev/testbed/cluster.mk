@@ -25,7 +25,7 @@ node-images: venv ## build the images and load them into the cluster's node; `ma
 try: venv ## take the steps of the quick start in a cluster, with a sandbox forge and a scripted model; prints the address to open (RUNTIME=gvisor; Linux, root)
 	@$(CLUSTER) try $(if $(RUNTIME),--runtime $(RUNTIME))
 
-gitea: venv ## build Gitea, a forge that this project did not write; `make e2e` and `make sweep` do so too
+gitea: venv ## build Gitea, a forge that this project did not write; `make e2e` and `make nightly` do so too
 	@$(CLUSTER) build gitea
 
 # Built before the tests rather than by the first one that needs them: each test has a time limit.

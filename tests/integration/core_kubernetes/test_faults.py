@@ -16,7 +16,6 @@ from coding_agent_testbed.bench.broker import freeze
 from coding_agent_testbed.until import until_async
 
 from tests.fixtures.cluster import PlaneUnderTest
-from tests.fixtures.deliveries import PATIENT
 from tests.fixtures.system import Program
 from tests.integration.core_kubernetes.api_proxy import Answers, ApiProxy, Forward, HoldAnswers, obey
 from tests.integration.core_kubernetes.events import Labeling, now, results

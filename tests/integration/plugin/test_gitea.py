@@ -17,7 +17,7 @@ from tests.integration.plugin.newcomer import LIMIT, install_release, let_pods_r
 LABELS = {"coding agent", "coding agent processing", "coding agent done"}
 OUTDATED = "is not of this plugin's release: 2 fields are missing (spec.title, status.queuePosition)"
 TOKEN = "GITEA_PERSONAL_ACCESS_TOKEN"
-# `make sweep` builds Gitea.
+# `make nightly` builds Gitea.
 pytestmark = pytest.mark.long
 
 

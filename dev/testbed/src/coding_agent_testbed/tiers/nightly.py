@@ -25,6 +25,7 @@ TIMED_OUT = 124
 """What `timeout` of coreutils says then."""
 GROUPED = ("-n", "2", "--dist", "loadgroup")
 """As many workers as cores: these tests load a machine by themselves."""
+LONG = ("tests/integration", "tests/security", "tests/fuzz")
 ALONE = (
     "tests/sweep/chart/test_chart_under_load.py",
     "tests/sweep/testbed/test_cluster_lifecycle.py",
@@ -58,7 +59,7 @@ def tiers(seed: int, root: Path = Path()) -> dict[str, Tier]:
         "unit": Tier(
             ("-q", "-n", "4", "--hypothesis-profile=random", f"--hypothesis-seed={seed}", "tests/unit")
         ),
-        "long": Tier((*GROUPED, "-m", "long and not needs_node", "tests/integration", "tests/security", "tests/fuzz")),
+        "long": Tier((*GROUPED, "-m", "long and not needs_node", *LONG)),
         "e2e": Tier(("tests/e2e",)),
         "alone": Tier(ALONE),
         "sweep": Tier((*GROUPED, *(f"--ignore={file}" for file in ALONE), "tests/sweep", *on_a_node)),

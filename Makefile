@@ -77,7 +77,7 @@ nightly: setup-$(if $(NEEDS_PARTS),sweep,test) $(VENV)/.dev $(if $(NEEDS_PARTS),
 
 # The tests that differ from origin/main, or those of TESTS.
 .PHONY: stress
-stress: setup-test $(VENV)/.dev test-parts test-packages ## run changed tests ten times beside a busy machine, for three minutes at most (TESTS="tests/unit/core_task …")
+stress: setup-test $(VENV)/.dev test-parts test-packages ## run changed tests ten times on a busy machine, for three minutes at most (TESTS="tests/unit/core_task …")
 	@$(PY) -m coding_agent_testbed.tiers.stress $(TESTS)
 
 .PHONY: test-packages sweep-packages

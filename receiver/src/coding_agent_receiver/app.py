@@ -57,9 +57,9 @@ from coding_agent_receiver.webhook_request import BodyError, client_address, dec
 
 _logger = logging.getLogger("webhook.server")
 
-STORE_TIMEOUT = 2.0
-"""Maximum time for the queue, as a multiple of `development.webhook_timeout`: 8 seconds. A queue has a
-shorter limit of its own. GitHub treats an answer after 10 seconds as a failure."""
+STORE_TIMEOUT_FACTOR = 2.0
+"""What `development.webhook_timeout` is multiplied by for the longest that any queue may take: 8 seconds.
+Each queue has a shorter limit of its own. GitHub treats an answer after 10 seconds as a failure."""
 BODY_GRACE = 5.0
 """Seconds within which the first bytes of a body must arrive."""
 BODY_RATE = 256 * 1024
@@ -329,7 +329,7 @@ class Intake:
             return replies.ignored(meaning.reason)
         try:
             turn = self.turns.turn(_item_of(meaning), is_withdrawal=_is_withdrawal(meaning))
-            limit = STORE_TIMEOUT * self.settings.development.webhook_timeout
+            limit = STORE_TIMEOUT_FACTOR * self.settings.development.webhook_timeout
             async with turn, asyncio.timeout(limit):
                 if isinstance(meaning, Accepted):
                     return await self._submit(webhooks, meaning.request)

@@ -55,7 +55,7 @@ async def test_a_queue_that_cannot_be_reached_is_answered_503_with_retry_after(
 async def test_a_queue_that_hangs_is_answered_503_before_github_gives_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("coding_agent_receiver.app.STORE_TIMEOUT", 0.002)  # meant to expire
+    monkeypatch.setattr("coding_agent_receiver.app.STORE_TIMEOUT_FACTOR", 0.002)  # meant to expire
     async with receiving(settings(), RecordingSink(hold=asyncio.Event())) as receiver:
         response = await receiver.github(github_issue())
     assert response.status_code == 503

@@ -1,4 +1,4 @@
-"""Run tests ten times beside a busy machine: ``python -m coding_agent_testbed.tiers.stress TESTS``.
+"""Run tests ten times on a busy machine: ``python -m coding_agent_testbed.tiers.stress TESTS``.
 
 What passes alone and on a quiet machine, and fails here, reads something too early or counts on a clock.
 """

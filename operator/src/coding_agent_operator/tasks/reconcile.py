@@ -26,8 +26,8 @@ _REFUSALS = (400, 403, 404, 413, 422)
 _NO_WEBHOOK = "failed calling webhook"
 """Part of the API server's message, with status 500, when an admission webhook does not answer. Nothing was
 stored then (k8s.io/apiserver/pkg/util/webhook/error.go)."""
-_SHOWN_AFTER = timedelta(seconds=30)
-"""Age of a Job at which people see what scheduler or kubelet say about a pod that does not start."""
+_SHOWN_AFTER_CHECKS = 2
+"""After so many checks people see what scheduler or kubelet say about a pod that does not start."""
 
 
 class Builder(Protocol):
@@ -241,7 +241,7 @@ class Reconciler:
             told = not pods or any(
                 pod.waiting_detail or pod.waiting not in ("", NOT_READY_TO_START) for pod in pods
             )
-            shown = age >= self._patience or (told and age >= _SHOWN_AFTER)
+            shown = age >= self._patience or (told and age >= _SHOWN_AFTER_CHECKS * self._first_check)
             if not shown and not any(pod.missing or pod.started for pod in pods):
                 return job
         return replace(job, pods=self._pods.added_to(job, pods))

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from coding_agent_testbed.cluster import cluster as local
-from coding_agent_testbed.cluster.errors import ClusterError
-from coding_agent_testbed.until import NotReadyError
+from coding_agent_testbed.errors import TestbedError
 
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, RUN, VIOLATED, UnreadableRunError, judge_folder
@@ -26,8 +25,7 @@ from tests.chaos.publishing import SUFFIX, publish, unpack
 from tests.chaos.rabbitmq_world import start_rabbitmq
 from tests.chaos.running import plan_for, run
 from tests.chaos.sandboxes import FORGES
-from tests.chaos.world import World, WorldError
-from tests.chart.helm import HelmError
+from tests.chaos.world import World
 from tests.fixtures.system import ROOT
 
 MODES = ("kubernetes", "rabbitmq")
@@ -63,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             world = _world(stack, options.mode, options.forge, options.cluster)
             run(world, plan, folder, _say)
-    except (ClusterError, NotReadyError, HelmError, WorldError, RuntimeError) as error:
+    except (TestbedError, RuntimeError) as error:
         print(f"the test bed did not start, or did not end: {error}", file=sys.stderr)
         if not (folder / RUN).exists():
             return BROKEN

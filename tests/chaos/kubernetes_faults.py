@@ -12,9 +12,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from coding_agent_testbed.cluster.access import KubectlError
-from coding_agent_testbed.cluster.errors import ClusterError
 from coding_agent_testbed.cluster.pki import NODE_NAME
-from coding_agent_testbed.until import NotReadyError
+from coding_agent_testbed.errors import TestbedError
 from kubernetes.client import ApiException
 from urllib3.exceptions import HTTPError
 
@@ -244,7 +243,7 @@ def _guarded(world: KubernetesWorld, part: str, strike: StartFault) -> StartFaul
                 effect = undo()
                 try:
                     world.cluster.start(part)  # one that runs is only waited for
-                except (ClusterError, NotReadyError) as error:
+                except TestbedError as error:
                     raise WorldError(f"{part} does not serve again: {error}") from error
                 return effect
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 from coding_agent_testbed.cluster import cluster as local
 from coding_agent_testbed.cluster.cluster import Cluster
-from coding_agent_testbed.cluster.errors import ClusterError
-from coding_agent_testbed.until import NotReadyError
+from coding_agent_testbed.errors import TestbedError
 
 from tests.chaos import audit
 from tests.chaos.judging import BROKEN, CLEAN, VERDICT, VIOLATED, judge_folder
@@ -28,8 +27,7 @@ from tests.chaos.planted import SEED, Planted, one_after_another
 from tests.chaos.promises import KINDS
 from tests.chaos.rabbitmq_world import start_rabbitmq
 from tests.chaos.running import Plan, Schedule, run
-from tests.chaos.world import World, WorldError
-from tests.chart.helm import HelmError
+from tests.chaos.world import World
 from tests.fixtures.system import ROOT
 
 _SETTLE_SECONDS = 35.0
@@ -174,7 +172,7 @@ def _try(trial: Trial, folder: Path, cluster: Cluster | None, say: Callable[[str
             if trial.defect is not None:
                 trial.defect.plant(product)
             run(_world(stack, trial, here, product, cluster), plan, folder, say)
-    except (ClusterError, NotReadyError, HelmError, WorldError, RuntimeError) as error:
+    except (TestbedError, RuntimeError) as error:
         say(f"the test bed of {trial.name} did not start, or did not end: {error}")
         return Finding({}, broken=True)
     if judge_folder(folder) == BROKEN:

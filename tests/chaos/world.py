@@ -12,6 +12,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
+from coding_agent_testbed.errors import TestbedError
+
 from tests.chaos.forges import TriedForge
 from tests.chaos.promises import Promises
 
@@ -47,7 +49,7 @@ Raises:
 """
 
 
-class WorldError(Exception):
+class WorldError(TestbedError):
     """A part of the world failed although nobody asked it to, or did not come back after a fault."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from coding_agent_testbed.cluster import build
+from coding_agent_testbed.errors import TestbedError
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "coding-agent"
 VALUES_FILES = sorted((CHART / "ci").glob("*-values.yaml"))
@@ -16,7 +17,7 @@ VALUES_FILES = sorted((CHART / "ci").glob("*-values.yaml"))
 _TIMEOUT_S = 300.0
 
 
-class HelmError(Exception):
+class HelmError(TestbedError):
     """helm did not succeed; the text is what it said."""
 
 

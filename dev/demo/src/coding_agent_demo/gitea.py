@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2
 from coding_agent_core.forge.changes import ChangeSnapshot
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_testbed.cluster.errors import ClusterError
+from coding_agent_testbed.errors import TestbedError
 from coding_agent_testbed.forge.seed import read_issue
 from coding_agent_testbed.gitea import (
     BUILD_TIME,
@@ -24,7 +24,6 @@ from coding_agent_testbed.gitea import (
     make_sample,
     prepare,
 )
-from coding_agent_testbed.until import NotReadyError
 from rich.console import Console
 
 from coding_agent_demo.forges import HOOK_SECRET, ISSUES, LABEL, REPOSITORY, DemoForge
@@ -121,5 +120,5 @@ def _program(console: Console) -> Program:
 def _explained() -> Iterator[None]:
     try:
         yield
-    except (GiteaError, ClusterError, NotReadyError, httpx2.HTTPError) as error:
+    except (TestbedError, httpx2.HTTPError) as error:
         raise DemoError(str(error)) from error

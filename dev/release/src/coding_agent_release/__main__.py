@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 from coding_agent_testbed.cluster import build, paths
-from coding_agent_testbed.cluster.errors import ClusterError
-from coding_agent_testbed.until import NotReadyError
+from coding_agent_testbed.errors import TestbedError
 
 from coding_agent_release import chart, notes, plugin, signing, version
 from coding_agent_release.errors import ReleaseError
@@ -20,7 +19,7 @@ def main() -> int:
     chosen = _parser().parse_args()
     try:
         chosen.run(chosen)
-    except (ReleaseError, ClusterError, NotReadyError) as error:
+    except (ReleaseError, TestbedError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
+from coding_agent_testbed.errors import TestbedError
+
 T = TypeVar("T")
 
 TIMEOUT_S = 120.0
@@ -16,7 +18,7 @@ _SHOWN = 2000
 """Characters of the last value that a message shows."""
 
 
-class NotReadyError(Exception):
+class NotReadyError(TestbedError):
     """A condition did not come true before its deadline, or a process died meanwhile."""
 
 

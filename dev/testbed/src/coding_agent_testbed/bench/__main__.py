@@ -32,16 +32,14 @@ from coding_agent_testbed.bench import (
     workspace,
 )
 from coding_agent_testbed.bench.benchmark import Benchmark
-from coding_agent_testbed.bench.errors import BenchError
 from coding_agent_testbed.bench.machine import Watched, describe
 from coding_agent_testbed.bench.program import ROOT
 from coding_agent_testbed.bench.publish import publish, require_quiet
 from coding_agent_testbed.bench.result import Result
 from coding_agent_testbed.bench.show import as_json, show
 from coding_agent_testbed.bench.world import Part, World
-from coding_agent_testbed.cluster.errors import ClusterError
 from coding_agent_testbed.cluster.progress import note, step
-from coding_agent_testbed.until import NotReadyError
+from coding_agent_testbed.errors import TestbedError
 
 # The benchmark that fills the control plane comes last.
 BENCHMARKS = {
@@ -82,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with World(Path(folder), quick=options.quick, scale=options.scale) as world:
                 return asyncio.run(_run(world, chosen, options))
-        except (BenchError, ClusterError, NotReadyError, RuntimeError) as error:
+        except (TestbedError, RuntimeError) as error:
             note(f"error: {error}")
             return 1
         except KeyboardInterrupt:
@@ -158,7 +156,7 @@ async def _result(world: World, benchmark: Benchmark) -> Result | None:
                 return await benchmark.run(world)
     except TimeoutError:
         note(f"{benchmark.name}: took more than {benchmark.limit:.0f} s")
-    except (BenchError, ClusterError, NotReadyError, CodingAgentError, HTTPError, OSError) as error:
+    except (TestbedError, CodingAgentError, HTTPError, OSError) as error:
         note(f"{benchmark.name}: {error}")
     return None
 

@@ -21,7 +21,7 @@ from coding_agent_testbed.cluster import (
 )
 from coding_agent_testbed.cluster.errors import ClusterError, MachineError
 from coding_agent_testbed.cluster.progress import note
-from coding_agent_testbed.until import NotReadyError
+from coding_agent_testbed.errors import TestbedError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         COMMANDS[options.command](options)
-    except (ClusterError, NotReadyError, OSError) as error:
+    except (TestbedError, OSError) as error:
         note(f"error: {error}")
         return 1
     except KeyboardInterrupt:

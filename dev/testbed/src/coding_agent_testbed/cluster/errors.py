@@ -1,7 +1,9 @@
 """The errors that a person may meet, each with a sentence that names the fix."""
 
+from coding_agent_testbed.errors import TestbedError
 
-class ClusterError(Exception):
+
+class ClusterError(TestbedError):
     """Anything of the local cluster that went wrong; the message is meant to be read by a person."""
 
     @property

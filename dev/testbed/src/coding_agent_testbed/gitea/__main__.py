@@ -7,12 +7,10 @@ import tempfile
 from pathlib import Path
 from threading import Event
 
-from coding_agent_testbed.cluster.errors import ClusterError
-from coding_agent_testbed.gitea.errors import GiteaError
+from coding_agent_testbed.errors import TestbedError
 from coding_agent_testbed.gitea.program import prepare
 from coding_agent_testbed.gitea.sample import make_sample
 from coding_agent_testbed.gitea.server import GiteaServer
-from coding_agent_testbed.until import NotReadyError
 
 
 def main() -> int:
@@ -29,7 +27,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             _serve(chosen.folder or Path(scratch), chosen.hook, ended)
-        except (GiteaError, ClusterError, NotReadyError) as error:
+        except TestbedError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
     return 0

@@ -1,8 +1,8 @@
 """`python charts/schema.py`: makes values.schema.json from values.schema.yaml and the settings' own types.
 
-It also makes what the templates know of other code: files/forges.json, from the forges' folders, and
-files/runners.json, from the formats that the runners speak; and files/moved.yaml. It makes what the programs
-know of the chart: core's agenttask_schema.json, from crds/agenttask.yaml.
+It also makes what the templates know of other code: files/forges.json, from the forges' folders;
+files/models.json, the vendors of models and the format that each runner speaks; and files/moved.yaml. It
+makes what the programs know of the chart: core's agenttask_schema.json, from crds/agenttask.yaml.
 
 `config` takes what config.yaml takes, except what the chart sets itself.
 """
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import yaml
 from coding_agent_core.platforms.registry import FACTS, Platform, forge_module
+from coding_agent_core.settings.llm import VENDORS
 from coding_agent_core.settings.model import RUNNER_FORMATS, Settings
 from coding_agent_core.settings.moved import MOVED, Moved, Removed
 from coding_agent_core.task.agenttask import VERSION
@@ -25,7 +26,7 @@ from coding_agent_core.task.agenttask_schema import schema_of
 FOLDER = Path(__file__).parent
 TARGET = FOLDER / "coding-agent" / "values.schema.json"
 FORGES = FOLDER / "coding-agent" / "files" / "forges.json"
-RUNNERS = FOLDER / "coding-agent" / "files" / "runners.json"
+MODELS = FOLDER / "coding-agent" / "files" / "models.json"
 CRD = FOLDER.parent / "crds" / "agenttask.yaml"
 AGENTTASK = FOLDER.parent / "core" / "src" / "coding_agent_core" / "task" / "agenttask_schema.json"
 MOVED_FILE = FOLDER / "coding-agent" / "files" / "moved.yaml"
@@ -256,9 +257,10 @@ def forges() -> str:
     return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
-def runners() -> str:
-    """Return the content of files/runners.json: the vendor of each runner's format."""
-    return json.dumps({name.value: vendor for name, vendor in RUNNER_FORMATS.items()}, indent=1) + "\n"
+def models() -> str:
+    """Return the content of files/models.json: the providers with a key, and each runner's one of them."""
+    found = {"vendors": list(VENDORS), "runners": {name.value: of for name, of in RUNNER_FORMATS.items()}}
+    return json.dumps(found, indent=1) + "\n"
 
 
 def agenttask() -> str:
@@ -306,6 +308,6 @@ def text() -> str:
 if __name__ == "__main__":
     TARGET.write_text(text(), encoding="utf-8")
     FORGES.write_text(forges(), encoding="utf-8")
-    RUNNERS.write_text(runners(), encoding="utf-8")
+    MODELS.write_text(models(), encoding="utf-8")
     AGENTTASK.write_text(agenttask(), encoding="utf-8")
     MOVED_FILE.write_text(moved(), encoding="utf-8")

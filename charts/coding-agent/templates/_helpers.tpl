@@ -201,14 +201,14 @@ is then expected to be created later.
 {{/* The section of `config.llm` that the model's key belongs to. */}}
 {{- define "coding-agent.modelProvider" -}}
 {{- $provider := (.Values.config.llm | default dict).provider | default "openai" -}}
-{{- ternary $provider "openai" (has $provider (list "anthropic" "google")) -}}
+{{- ternary $provider "openai" (has $provider (.Files.Get "files/models.json" | fromJson).vendors) -}}
 {{- end -}}
 
 {{/* A vendor's own service needs a key, whose Secret may be created later. For other services, the values say. */}}
 {{- define "coding-agent.modelEnabled" -}}
 {{- $llm := .Values.config.llm | default dict -}}
 {{- $provider := $llm.provider | default "openai" -}}
-{{- $own := and (has $provider (list "openai" "anthropic" "google")) (not (index $llm $provider | default dict).base_url) -}}
+{{- $own := and (has $provider (.Files.Get "files/models.json" | fromJson).vendors) (not (index $llm $provider | default dict).base_url) -}}
 {{- if or $own .Values.secrets.model.apiKey .Values.secrets.model.existingSecret }}true{{ end -}}
 {{- end -}}
 

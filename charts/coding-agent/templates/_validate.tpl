@@ -66,7 +66,8 @@
 {{- if not (include "coding-agent.userConfigKey" .) -}}
   {{- $llm := .Values.config.llm | default dict -}}
   {{- $spoken := list (include "coding-agent.modelProvider" .) -}}
-  {{- range $vendor := $.Files.Get "files/runners.json" | fromJson | values | uniq -}}
+  {{- $models := .Files.Get "files/models.json" | fromJson -}}
+  {{- range $vendor := $models.vendors -}}
     {{- if (get $llm $vendor | default dict).api_key -}}{{- $spoken = append $spoken $vendor -}}{{- end -}}
   {{- end -}}
   {{- range dig "gateway" "fallbacks" list .Values.config -}}{{- $spoken = append $spoken .format -}}{{- end -}}
@@ -74,7 +75,7 @@
   {{- $runners := dict "consumer.runner" (list ($consumer.runner | default "")) "consumer.runners" (values ($consumer.runners | default dict)) "repository_environment.runners" (dig "repository_environment" "runners" list .Values.config) -}}
   {{- range $setting, $names := $runners -}}
     {{- range $name := $names -}}
-      {{- $vendor := get ($.Files.Get "files/runners.json" | fromJson) $name -}}
+      {{- $vendor := get $models.runners $name -}}
       {{- if and $vendor (not (has $vendor $spoken)) -}}
         {{- $problems = append $problems (printf "config.%s: %s speaks only the format of %s; set config.llm.provider to %s, with its key in secrets.model, or another runner" $setting $name $vendor $vendor) -}}
       {{- end -}}

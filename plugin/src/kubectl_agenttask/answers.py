@@ -15,15 +15,13 @@ from urllib.parse import urlsplit
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.platforms.text import first_problem
-from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.llm import LLM, VENDORS, Provider
 from coding_agent_core.settings.model import VARIABLES, Settings
 from pydantic import ValidationError
 
 from kubectl_agenttask import UsageError, plain
 
-PROVIDERS = ("openai", "anthropic", "google", "ollama", "lmstudio")
-_KEYLESS = frozenset({"ollama", "lmstudio"})
-_ADDRESS = {"ollama": "endpoint"}
+_ADDRESS = {Provider.OLLAMA: "endpoint"}
 """The setting of a provider's address, if it is not `base_url`."""
 
 
@@ -131,7 +129,7 @@ def variable_of(*setting: str) -> str:
 
 def key_place(llm: LLM) -> str:
     """Return the place where a person sets the model's key, for messages."""
-    if llm.provider in _KEYLESS:
+    if llm.provider not in VENDORS:
         return "--provider openai, which sends a key"
     return f"the variable {variable_of('llm', llm.provider, 'api_key')}"
 
@@ -214,10 +212,13 @@ def _model(
     arguments: Namespace, asker: Asker, stored: StoredCredentials, environment: Mapping[str, str]
 ) -> tuple[dict[str, object], str]:
     """Return the section `llm` of the settings, and the key."""
-    provider = arguments.provider or environment.get("LLM_PROVIDER")
-    provider = provider or asker.text(f"Model: {', '.join(PROVIDERS)}", "--provider", "openai")
-    if provider not in PROVIDERS:
-        raise UsageError(f"--provider {provider}: choose one of {', '.join(PROVIDERS)}")
+    names = ", ".join(Provider)
+    named = arguments.provider or environment.get("LLM_PROVIDER")
+    named = named or asker.text(f"Model: {names}", "--provider", Provider.OPENAI)
+    try:
+        provider = Provider(named)
+    except ValueError:
+        raise UsageError(f"--provider {named}: choose one of {names}") from None
     section = getattr(LLM(), provider)
     address = _ADDRESS.get(provider, "base_url")
     given_url = arguments.model_url or environment.get(variable_of("llm", provider, address))
@@ -225,7 +226,7 @@ def _model(
     model = arguments.model or environment.get(variable_of("llm", provider, "model"))
     model = model or asker.text("Name of the model", "--model", section.model)
     values: dict[str, object] = {address: url, "model": model}
-    if provider in _KEYLESS:
+    if provider not in VENDORS:
         return {"provider": provider, provider: values}, ""
     variable = variable_of("llm", provider, "api_key")
     own_service = url == getattr(section, address)

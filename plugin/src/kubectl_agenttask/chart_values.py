@@ -135,7 +135,7 @@ def chart_values(
 
 def _llm(answers: InitInput) -> dict[str, Any]:
     """Return the section `llm`. The chart adds the file with the key."""
-    provider = answers.llm.provider
+    provider = answers.llm.provider.value
     section = getattr(answers.llm, provider).model_dump(include={"base_url", "endpoint", "model"})
     # With an address, the chart expects no key unless the values name its Secret.
     default = type(getattr(answers.llm, provider))()

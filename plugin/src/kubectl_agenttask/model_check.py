@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 from coding_agent_core.platforms.text import printable
 from coding_agent_core.runtime.tls import client_context
-from coding_agent_core.settings.llm import LLM
+from coding_agent_core.settings.llm import LLM, VENDORS, Provider
 
 from kubectl_agenttask.findings import Finding, ok, unknown, wrong
 
@@ -61,18 +61,18 @@ def question(llm: LLM, key: str) -> Question:
     base, model = llm.address.rstrip("/"), llm.model_name
     messages = [{"role": "user", "content": _TEXT}]
     match llm.provider:
-        case "anthropic":
+        case Provider.ANTHROPIC:
             headers = {"x-api-key": key, "anthropic-version": "2023-06-01"}
             body = {"model": model, "max_tokens": 1, "messages": messages}
             return Question(f"{base}/v1/messages", body, headers)
-        case "google":
+        case Provider.GOOGLE:
             body = {
                 "contents": [{"role": "user", "parts": [{"text": _TEXT}]}],
                 "generationConfig": {"maxOutputTokens": 1},
             }
             url = f"{base}/v1beta/models/{model}:generateContent"
             return Question(url, body, {"x-goog-api-key": key})
-        case "ollama":
+        case Provider.OLLAMA:
             base = f"{base}/v1"
     headers = {"authorization": f"Bearer {key}"} if key else {}
     if _has_responses(llm):
@@ -84,9 +84,9 @@ def question(llm: LLM, key: str) -> Question:
 
 def _has_responses(llm: LLM) -> bool:
     """Whether the service speaks OpenAI's Responses API, by the rule of the setting `llm.openai.api`."""
-    if llm.provider != "openai":
+    if llm.provider is not Provider.OPENAI:
         return False
-    itself = urlsplit(llm.openai.base_url).hostname == "api.openai.com"
+    itself = urlsplit(llm.openai.base_url).hostname == VENDORS[Provider.OPENAI]
     return llm.openai.api == "responses" or (llm.openai.api == "auto" and itself)
 
 

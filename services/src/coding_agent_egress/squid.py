@@ -268,8 +268,7 @@ def agent_targets(settings: EgressSettings) -> tuple[ProxyTarget, ...]:
             urls += [forge.api_url, f"{urlsplit(forge.api_url).scheme}://{forge.host}"]
             urls += forge.token_service_urls
     urls.append(settings.llm.address)
-    sections = (settings.llm.openai, settings.llm.anthropic, settings.llm.google)
-    urls += [section.base_url for section in sections if section.api_key.configured]
+    urls += [one.base_url for one in settings.llm.vendors.values() if one.api_key.configured]
     urls += [fallback.base_url for fallback in settings.gateway.fallbacks]
     if settings.gateway.identity is not None:
         urls += filter(None, (settings.gateway.identity.exchange, settings.gateway.identity.impersonation))

@@ -33,7 +33,7 @@ def test_the_schema_of_the_values_is_that_of_the_settings() -> None:
     schema = load(ROOT / "charts" / "schema.py")
     assert (CHART / "values.schema.json").read_text() == schema.text(), "run: python charts/schema.py"
     assert (CHART / "files" / "forges.json").read_text() == schema.forges(), "run: python charts/schema.py"
-    assert (CHART / "files" / "runners.json").read_text() == schema.runners(), "run: python charts/schema.py"
+    assert (CHART / "files" / "models.json").read_text() == schema.models(), "run: python charts/schema.py"
     assert schema.AGENTTASK.read_text() == schema.agenttask(), "run: python charts/schema.py"
 
 

@@ -8,18 +8,11 @@ from enum import StrEnum
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.settings.credentials import credential_place
-from coding_agent_core.settings.llm import WireFormat
+from coding_agent_core.settings.llm import VENDORS, Provider, WireFormat
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.section import Secrets, for_repository
 from coding_agent_core.task.model import Item
 from coding_agent_core.task.runners import RunnerName
-
-VENDOR_HOSTS = {
-    "openai": "api.openai.com",
-    "anthropic": "api.anthropic.com",
-    "google": "generativelanguage.googleapis.com",
-}
-"""The vendors' own hosts, which need a key."""
 
 
 class Api(StrEnum):
@@ -46,7 +39,7 @@ class ModelSpec:
         gateway_url: base URL of the gateway to which requests go; `None`: they go to `base_url`.
     """
 
-    provider: str
+    provider: Provider
     api: Api
     base_url: str
     name: str
@@ -67,7 +60,7 @@ class ModelSpec:
     @property
     def is_vendors_own(self) -> bool:
         """Whether this is the vendor's own service, which knows parameters that compatible ones refuse."""
-        return self.provider in VENDOR_HOSTS and self.host == VENDOR_HOSTS[self.provider]
+        return self.host == VENDORS.get(self.provider)
 
     @property
     def wire_format(self) -> WireFormat:
@@ -96,18 +89,18 @@ def model_spec(settings: Settings) -> ModelSpec:
         SettingsError: the vendor's own service is chosen, but no key is set.
     """
     llm = settings.llm
-    chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), VENDOR_HOSTS.get(llm.provider)
+    chosen, url, vendor = getattr(llm, llm.provider), llm.address.rstrip("/"), VENDORS.get(llm.provider)
     is_own = vendor is not None and host_of(url) == vendor
     match llm.provider:
-        case "openai" if llm.openai.api != "auto":
+        case Provider.OPENAI if llm.openai.api != "auto":
             api = Api(llm.openai.api)
-        case "openai":
+        case Provider.OPENAI:
             api = Api.RESPONSES if is_own else Api.CHAT
-        case "anthropic" | "google":
+        case Provider.ANTHROPIC | Provider.GOOGLE:
             api = Api(llm.provider)
         case _:
             api = Api.CHAT
-    if llm.provider == "ollama" and not url.endswith("/v1"):
+    if llm.provider is Provider.OLLAMA and not url.endswith("/v1"):
         url += "/v1"
     spec = ModelSpec(
         provider=llm.provider,

@@ -17,7 +17,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import one_line, printable, problem_of
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
-from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI
+from coding_agent_core.settings.llm import LLM, Anthropic, Google, OpenAI, Provider
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.settings.predecessor import Translation
 from coding_agent_core.settings.section import Secrets, SecretSettings, Section
@@ -97,7 +97,7 @@ class _LMStudio(_Service):
 
 
 class _LLM(_Keys):
-    provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] | None = None
+    provider: Annotated[Provider, Field(strict=False)] | None = None
     openai: _OpenAI = _OpenAI()
     anthropic: _Keyed = _Keyed()
     google: _Keyed = _Keyed()

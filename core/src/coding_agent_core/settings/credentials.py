@@ -10,14 +10,13 @@ from functools import reduce
 from typing import cast
 
 from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.settings.llm import VENDORS
 from coding_agent_core.settings.model import VARIABLES, Backend, Settings
 from coding_agent_core.settings.section import SecretSettings
 
 CHART_VALUES = {
     **{f"{platform}.personal_access_token": f"secrets.{platform}.token" for platform in Platform},
-    "llm.openai.api_key": "secrets.model.apiKey",
-    "llm.anthropic.api_key": "secrets.model.apiKey",
-    "llm.google.api_key": "secrets.model.apiKey",
+    **{f"llm.{provider}.api_key": "secrets.model.apiKey" for provider in VENDORS},
     **{f"webhook.{name}.{facts.webhook_setting}": f"secrets.webhook.{name}" for name, facts in FACTS.items()},
 }
 """The chart's value for each setting. Next to it, `existingSecret` can name a Secret of the administrator."""

@@ -38,6 +38,25 @@ class WireFormat(StrEnum):
     """Gemini's `generateContent` and `streamGenerateContent`."""
 
 
+class Provider(StrEnum):
+    """Whose service has the model; each has a section in `LLM` with its address, model and limits."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+    GOOGLE = "google"
+    OLLAMA = "ollama"
+    LMSTUDIO = "lmstudio"
+
+
+VENDORS = {
+    Provider.OPENAI: "api.openai.com",
+    Provider.ANTHROPIC: "api.anthropic.com",
+    Provider.GOOGLE: "generativelanguage.googleapis.com",
+}
+"""The providers that have a wire format of the same name and take a key, and the hosts of their own services,
+which need it. The other providers are servers of one's own, which speak OpenAI's Chat Completions."""
+
+
 class Price(Section):
     """What a model's provider charges for a million tokens."""
 
@@ -149,7 +168,7 @@ class LMStudio(Section):
 class LLM(Section):
     """The model."""
 
-    provider: Literal["openai", "anthropic", "google", "ollama", "lmstudio"] = "openai"
+    provider: Provider = Provider.OPENAI
     """Which of the sections below is used."""
     openai: OpenAI = OpenAI()
     anthropic: Anthropic = Anthropic()
@@ -173,9 +192,13 @@ class LLM(Section):
     @property
     def address(self) -> str:
         """Base URL of the service in use."""
-        if self.provider == "ollama":
-            return self.ollama.endpoint
-        return str(getattr(self, self.provider).base_url)
+        section = getattr(self, self.provider)
+        return str(section.endpoint if self.provider is Provider.OLLAMA else section.base_url)
+
+    @property
+    def vendors(self) -> dict[Provider, OpenAI | Anthropic | Google]:
+        """The sections of the providers that take a key."""
+        return {provider: getattr(self, provider) for provider in VENDORS}
 
     @property
     def model_name(self) -> str:
@@ -237,7 +260,7 @@ class Identity(Section):
 class Fallback(Section):
     """A second provider of the same wire format and the same models."""
 
-    format: Literal["anthropic", "openai", "google"]
+    format: WireFormat
     """Wire format: Anthropic's Messages, OpenAI's Responses and Chat Completions, or Google's Gemini."""
     base_url: Url
     """Base URL of the API, as in the section `llm`: with `/v1` for `openai`, without for the others."""

@@ -21,7 +21,7 @@ from coding_agent_core.settings.forges import (
     Labels,
     forge_sections,
 )
-from coding_agent_core.settings.llm import LLM, GatewaySettings, WireFormat
+from coding_agent_core.settings.llm import LLM, VENDORS, GatewaySettings, Provider, WireFormat
 from coding_agent_core.settings.operator import Budgets, Limits, Operator, Reporter
 from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES, Logging
 from coding_agent_core.settings.receiver import Webhook
@@ -209,8 +209,8 @@ class Settings(ForgeSections):
         """
         if self.user_config_api.enabled:
             return self
-        own = self.llm.provider if self.llm.provider in ("anthropic", "google") else "openai"
-        keyed = (name for name in RUNNER_FORMATS.values() if getattr(self.llm, name).api_key.configured)
+        own = self.llm.provider if self.llm.provider in VENDORS else Provider.OPENAI
+        keyed = (name for name, section in self.llm.vendors.items() if section.api_key.configured)
         spoken = {own, *keyed, *(fallback.format for fallback in self.gateway.fallbacks)}
         given = {
             "consumer.runner": [self.consumer.runner],

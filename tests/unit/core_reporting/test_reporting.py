@@ -26,6 +26,7 @@ from coding_agent_core.task.egress import Denial
 from coding_agent_core.task.model import Item, Phase
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.round_record import RerunEntry, RoundRecord
+from coding_agent_core.task.runners import RunnerName
 from coding_agent_core.task.usage import Usage
 from coding_agent_forges.rest.forge import Forge
 from coding_agent_testbed.forge import markup
@@ -145,6 +146,14 @@ def test_a_comment_says_what_the_egress_proxy_has_denied() -> None:
         "An administrator can allow a host in `egress.allow`." in text
     )
     assert "egress" not in comment(report(Phase.FAILED))
+
+
+@pytest.mark.parametrize(
+    ("runner", "shown"), [(RunnerName.CODEX, " · runner codex · task `"), (None, " UTC · task `")]
+)
+def test_a_comment_names_the_runner_that_somebody_chose(runner: RunnerName | None, shown: str) -> None:
+    state = State(uuid="u", phase=Phase.QUEUED, runner=runner)
+    assert shown in comment(making.report(state))
 
 
 def test_a_comment_has_a_table_of_several_models() -> None:

@@ -507,6 +507,8 @@ def _facts(report: Report) -> list[str]:
         facts.append(f"reason {inline(report.reason)}")
     if report.round:
         facts.append(report.round)
+    if state.runner is not None:
+        facts.append(f"runner {state.runner}")
     used = report.usage
     if used.requests:
         facts.append(

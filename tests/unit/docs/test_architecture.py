@@ -43,3 +43,10 @@ def test_each_named_file_exists() -> None:
 def test_the_way_of_a_delivery_takes_at_most_twenty_files() -> None:
     section = TEXT.split("## One delivery", 1)[1].split("\n## ", 1)[0]
     assert 10 < len(set(FILE.findall(section))) <= 20
+
+
+def test_each_folder_that_guards_a_promise_exists() -> None:
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:unit|integration|sweep)/\w+)`", text))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if not (ROOT / "tests" / name).is_dir()] == []

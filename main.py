@@ -306,7 +306,7 @@ async def _one_machine(arguments: argparse.Namespace, settings: Settings, stop: 
     from coding_agent_operator.one_machine.program import OneMachine
 
     harden_agent_process()
-    scrub_logs(scrub_for(settings))
+    scrub_logs(scrub_for(settings, os.environ))
     check_model(settings)
     config = ["--config", str(arguments.config)] if arguments.config else []
     attempt = [sys.executable, __file__, "--mode", "attempt", *config]

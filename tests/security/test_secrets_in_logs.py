@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("own_logging")
 def test_log_lines_and_tracebacks_are_without_secrets(form: str) -> None:
     stream = io.StringIO()
     configure(Logging.model_validate({"format": form}), stream=stream)
-    scrub_logs(scrub_for(SETTINGS))
+    scrub_logs(scrub_for(SETTINGS, {}))
     logger = logging.getLogger("coding_agent.test")
     logger.warning("Cloning https://bot:%s@forge.example", TOKEN)
     try:
@@ -47,7 +47,7 @@ def test_a_secret_that_was_replaced_is_taken_out_like_the_one_before_it(tmp_path
     file = tmp_path / "token"
     file.write_text(TOKEN)
     settings = Settings.model_validate({"github": {"personal_access_token": {"files": [str(file)]}}})
-    scrub = scrub_for(settings)
+    scrub = scrub_for(settings, {})
     new = "ghp_the-token-of-the-next-hour"
     file.write_text(new)
     assert scrub(f"{TOKEN} {new}") == "*** ***"

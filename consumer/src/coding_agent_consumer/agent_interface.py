@@ -40,6 +40,7 @@ class Brief:
     Attributes:
         instructions: the system prompt.
         prompt: the item with its comments, and what happened in earlier attempts.
+        scrub: removes the secrets of the attempt from what the agent and its commands leave for people.
         images: the images that belong to the prompt.
         transcript: JSON-lines file to which the agent appends each message at once; `None`: there is none.
         last_lines: receives what the agent says and does, in short lines, as it happens.
@@ -50,6 +51,7 @@ class Brief:
 
     instructions: str
     prompt: str
+    scrub: Scrub
     images: tuple[Image, ...] = ()
     transcript: Path | None = None
     last_lines: LastLines | None = None

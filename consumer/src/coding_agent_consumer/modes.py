@@ -109,7 +109,7 @@ async def run_consumer(
     from coding_agent_consumer.queue.task_handler import TaskHandler, consume  # noqa: PLC0415
 
     harden_agent_process()
-    scrub_logs(scrub_for(settings))
+    scrub_logs(scrub_for(settings, os.environ))
     check_model(settings)
     identities = Identities.of(settings)
     if identities is not None:
@@ -154,7 +154,7 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
         settings = findings.require()
         configure(settings.logging)
         findings.log()
-        scrub_logs(scrub_for(settings))
+        scrub_logs(scrub_for(settings, environment))
         given = _read_input(environment)
         outcome = asyncio.run(_attempt(settings, given, lambda so_far: _write_outcome(so_far, environment)))
     except Exception as error:

@@ -11,6 +11,7 @@ import pytest
 from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent_interface import Brief, Image, Step
 from coding_agent_consumer.gateway.forwarding import Gateway
+from coding_agent_consumer.transcripts.transcript import scrub_for
 from coding_agent_core.runtime.retry import Clock
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
@@ -60,5 +61,11 @@ class Running:
             self.waits.append(seconds)
 
         agent = ModelAgent(settings, gateway, clock=Clock(sleep=sleep, chance=lambda: 0.0))
-        brief = Brief(instructions="You fix bugs.", prompt=prompt, images=images, transcript=self.transcript)
+        brief = Brief(
+            instructions="You fix bugs.",
+            prompt=prompt,
+            scrub=scrub_for(settings, {}),
+            images=images,
+            transcript=self.transcript,
+        )
         return await agent.work(brief, self.workspace, stop=self.stop, timeout=timeout, on_step=on_step)

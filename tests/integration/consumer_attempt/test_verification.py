@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import mkdtemp
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import yaml
 from coding_agent_consumer.verification import evidence
 from coding_agent_core.task.attempts import Outcome
+from coding_agent_core.task.egress import WORKSPACE_PROXY
+from coding_agent_core.task.egress import variables as proxy_variables
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.verification import (
     VERIFY_VARIABLE,
@@ -121,7 +125,14 @@ async def test_the_settings_commands_check_the_work_of_a_repository_without_its_
 
 
 def pod(
-    place: AttemptPlace, side: Side, commit: str, *, branch: str = FIRST, timeout: int = 300, **more: Any
+    place: AttemptPlace,
+    side: Side,
+    commit: str,
+    *,
+    branch: str = FIRST,
+    timeout: int = 300,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    **more: Any,
 ) -> VerifyResult | None:
     """Run the pod's programs one after another, as its containers. `timeout` is that of the second one."""
     folder = Path(mkdtemp(prefix=f"work-{side}-", dir=place.folder))
@@ -133,6 +144,7 @@ def pod(
         "HOME": str(folder),
         "TERMINATION_LOG": str(message),
         VERIFY_VARIABLE: given.model_dump_json(),
+        **variables,
     }
     forge = {"api_url": place.system.forge.api_url, "personal_access_token": BOT_TOKEN}
     config.write_text(yaml.safe_dump({place.system.flavour: forge, **more}))
@@ -214,6 +226,23 @@ def test_a_pod_runs_the_settings_commands_within_its_time_and_shows_no_secret(
     assert late is not None
     assert [one.exit_code for one in late.commands] == [None]
     assert late.problem == "The commands did not end within 5 s together."
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_pod_does_not_show_its_workspaces_password_at_the_egress_proxy(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "harden_agent_process", lambda: None)
+    identity = proxy_variables("192.0.2.1:3128", "web-1.workspace", "key")
+    for name, value in identity.items():
+        monkeypatch.setenv(name, value)  # the workspace's process inherits them
+    place = make_place("github", [])
+    push(place.system, {"a.md": "good\n"}, FIRST)
+    head = place.system.git("rev-parse", FIRST).strip()
+    removed = {WORKSPACE_PROXY: identity["HTTPS_PROXY"]}
+    found = pod(place, Side.HEAD, head, variables=removed, verify={"commands": ["env | grep _PROXY"]})
+    assert found is not None
+    assert "HTTPS_PROXY=http://web-1.workspace:***@192.0.2.1:3128" in found.commands[0].tail.splitlines()
 
 
 HOSTILE = "echo good > a.md; git commit -qam better; echo x > ~/mark; mkdir -p made; echo x > made/mark"

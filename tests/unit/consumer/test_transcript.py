@@ -147,7 +147,7 @@ def test_the_settings_secrets_are_known() -> None:
         "webhook": {"github": {"secret": "webhook-1-secret"}, "gitlab": {"token": "webhook-2-secret"}},
         "mcp_servers": [{"mcp_server_name": "a", "command": ["a"], "env": env}, shop],
     }
-    scrub = scrub_for(Settings.model_validate(known))
+    scrub = scrub_for(Settings.model_validate(known), {})
     secrets = re.findall(r"\w+-\d-secret", str(known))
     assert len(secrets) == 7
     for secret in (*secrets, "readonly", "http://b/mcp?id=query-1-secret"):
@@ -165,7 +165,7 @@ def test_the_settings_secrets_are_known() -> None:
 )
 def test_secrets_on_a_servers_command_line_are_known(arguments: list[str]) -> None:
     server = {"mcp_server_name": "a", "command": ["github-mcp-server", *arguments]}
-    scrub = scrub_for(Settings.model_validate({"mcp_servers": [server]}))
+    scrub = scrub_for(Settings.model_validate({"mcp_servers": [server]}), {})
     assert "S3cret" not in scrub(f"cannot start {' '.join(server['command'])}")
     assert scrub("github-mcp-server stdio --header") == "github-mcp-server stdio --header"
 
@@ -190,7 +190,7 @@ def test_a_persons_own_key_is_taken_out_of_the_logs_too() -> None:
     stream = io.StringIO()
     logging.getLogger().addHandler(logging.StreamHandler(stream))
     for key in ("our-model-key", "her-own-key-1"):
-        scrub_logs(scrub_for(Settings.model_validate({"llm": {"openai": {"api_key": key}}})))
+        scrub_logs(scrub_for(Settings.model_validate({"llm": {"openai": {"api_key": key}}}), {}))
     logging.getLogger("coding_agent.test").warning("her-own-key-1 and our-model-key")
     assert stream.getvalue() == "*** and ***\n"
 

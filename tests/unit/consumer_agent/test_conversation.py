@@ -11,6 +11,7 @@ from coding_agent_consumer.agent.loop import ModelAgent
 from coding_agent_consumer.agent.model_spec import ModelSpec
 from coding_agent_consumer.agent.tools import RESULT_LIMIT, call_safely
 from coding_agent_consumer.agent_interface import Brief, Step
+from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
@@ -37,7 +38,7 @@ async def work(
 
     agent = ModelAgent(SETTINGS, open_model=open_model)
     return await agent.work(
-        Brief("Fix bugs.", "Please."),
+        Brief("Fix bugs.", "Please.", Scrub(())),
         FolderWorkspace(tree),
         stop=asyncio.Event(),
         timeout=timeout,

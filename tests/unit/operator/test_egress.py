@@ -9,7 +9,15 @@ from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.task.agenttask import AttemptStatus
 from coding_agent_core.task.attempts import Outcome
-from coding_agent_core.task.egress import NO_PROXY, Denial, Role, profile_of, user_name, variables
+from coding_agent_core.task.egress import (
+    NO_PROXY,
+    WORKSPACE_PROXY,
+    Denial,
+    Role,
+    profile_of,
+    user_name,
+    variables,
+)
 from coding_agent_core.task.reasons import Reason
 from coding_agent_operator.jobs.job import build_job, with_egress
 from coding_agent_operator.jobs.job_builder import EgressProxy, address_of
@@ -40,6 +48,12 @@ def test_each_container_has_its_own_identity() -> None:
     assert variables(ADDRESS, user_name(job, Role.AGENT), KEY).items() <= environment(agent).items()
     assert environment(workspace) == variables(ADDRESS, user_name(job, Role.WORKSPACE), KEY)
     assert environment(workspace)["NO_PROXY"] == NO_PROXY
+
+
+def test_what_reports_a_workspaces_output_knows_the_password_to_remove() -> None:
+    spec = pod()
+    agent, workspace = environment(spec["containers"][0]), environment(spec["initContainers"][-1])
+    assert agent[WORKSPACE_PROXY] == workspace["HTTPS_PROXY"] != agent["HTTPS_PROXY"]
 
 
 def test_a_pod_has_no_name_server() -> None:

@@ -14,6 +14,7 @@ from coding_agent_core.settings.connections import Egress
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.task.agenttask import LABEL_VERIFY, AgentTask, OutcomeType, Status, TaskResult
+from coding_agent_core.task.egress import WORKSPACE_PROXY
 from coding_agent_core.task.environment import Environment
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.reasons import REASONS, PodReason
@@ -418,6 +419,8 @@ def test_at_the_proxy_the_clone_may_reach_the_forge_and_the_commands_their_packa
     assert users["clone"][0].endswith("-verify-head-2.agent")
     assert users["workspace"][0].endswith("-verify-head-2.workspace")
     assert users["verify"] == []
+    [removed] = [one["value"] for one in pod["containers"][0]["env"] if one["name"] == WORKSPACE_PROXY]
+    assert f"{users['workspace'][0]}:" in removed, "to remove it from the output that it reports"
 
 
 def test_no_evidence_pod_starts_while_the_task_is_suspended() -> None:

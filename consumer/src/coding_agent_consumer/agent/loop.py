@@ -56,7 +56,6 @@ from coding_agent_consumer.gateway.forwarding import Gateway
 from coding_agent_consumer.transcripts.transcript import (
     Scrub,
     Transcript,
-    scrub_for,
     step_of_answer,
     steps_of_results,
 )
@@ -101,7 +100,7 @@ class ModelAgent:
     async def work(
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
     ) -> Outcome:
-        usage, scrub = RunUsage(), scrub_for(self.settings)
+        usage, scrub = RunUsage(), brief.scrub
         outcome = await work_until(
             lambda: self._work(brief, workspace, scrub, on_step, usage), scrub, stop, timeout
         )

@@ -26,7 +26,6 @@ from coding_agent_consumer.item.background import set_up
 from coding_agent_consumer.repository.commits import InvalidPatchError
 from coding_agent_consumer.repository.publisher import Publisher
 from coding_agent_consumer.transcripts.store import Transcripts
-from coding_agent_consumer.transcripts.transcript import scrub_for
 from coding_agent_consumer.workspace.launch import launch_workspace
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceGoneError, WorkspaceRequestError
 
@@ -94,9 +93,8 @@ class AgentWork:
         async with self._open_workspace() as workspace:
             repository = self.publisher.repository
             await workspace.seed(repository.seed(file.checkout))
-            scrub = scrub_for(self.settings)
             notes = await run_until(
-                lambda: set_up(workspace, file, self.time.deadline, scrub), self.time.stop
+                lambda: set_up(workspace, file, self.time.deadline, brief.scrub), self.time.stop
             )
             commands = self.settings.verify.commands_of(file)
             notes += self._notes_about(commands)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -370,7 +371,7 @@ class Attempt:
         from coding_agent_consumer.attempt.per_user import settings_for  # noqa: PLC0415 - few installations
 
         settings = await run_until(lambda: settings_for(self.settings, task.item.platform, user), self.stop)
-        scrub_logs(scrub_for(settings))  # a person may have a key of their own
+        scrub_logs(scrub_for(settings, os.environ))  # a person may have a key of their own
         return settings
 
     async def _refusal(self, task: ForgeTask, user: str) -> str | None:
@@ -468,9 +469,11 @@ class Attempt:
             text = prompt(conversation, unapproved, own_login=own, files=files, recap=recap)
             if settings.llm.images:
                 images = await self._time.before_work(lambda: read_images(task.forge, conversation))
+        scrub = scrub_for(settings, {**os.environ, **self.variables})
         brief = Brief(
             instructions=instructions(settings),
-            prompt=scrub_for(settings)(text),  # a failed check may have printed one of our secrets
+            prompt=scrub(text),  # a failed check may have printed one of our secrets
+            scrub=scrub,
             images=images,
             transcript=self.transcripts.path,
             last_lines=self.transcripts.lines,

@@ -45,7 +45,6 @@ from coding_agent_consumer.transcripts.transcript import (
     answer_message,
     prompt_message,
     result_message,
-    scrub_for,
     step_of_answer,
     steps_of_results,
     text_part,
@@ -117,7 +116,7 @@ class CliAgent:
     async def work(
         self, brief: Brief, workspace: Workspace, *, stop: asyncio.Event, timeout: float, on_step: OnStep
     ) -> Outcome:
-        scrub, deadline = scrub_for(self._settings), Deadline.after(timeout)
+        scrub, deadline = brief.scrub, Deadline.after(timeout)
 
         async def one(given: Brief, conversation: str) -> Outcome:
             left = max(1.0, deadline.left)

@@ -10,19 +10,17 @@ import base64
 import json
 import logging
 import os
-import re
 import shlex
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, quote_plus, urlsplit
+from urllib.parse import quote, quote_plus
 
-from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.platforms.text import one_line
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.settings.section import Secrets, SecretSettings
+from coding_agent_core.settings.section import Secrets, secrets_in, secrets_in_variables
 from coding_agent_forges.rest.client import issued_tokens
 
 _logger = logging.getLogger("coding_agent.transcript")
@@ -32,9 +30,6 @@ _CALL_LENGTH = 160
 _TITLE_LENGTH = 120
 _MAIN_ARGUMENTS = ("command", "path", "pattern")
 """The arguments that describe a tool call best."""
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth(?!ors?\b)|bearer", re.IGNORECASE)
-"""Names of options, variables and headers whose values are secrets."""
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
 _FILES = frozenset({"audio-url", "binary", "document-url", "image-url", "uploaded-file", "video-url"})
 """The kinds of a tool's results that are files and not text."""
 _SHORTEST = 8
@@ -95,58 +90,16 @@ class Scrub:
         return f"Scrub({len(self._forms)} forms)"
 
 
-def scrub_for(settings: Settings) -> Scrub:
-    """Return a `Scrub` for all secrets that this process could show: keys, tokens, MCP servers' values."""
-    fields: tuple[SecretSettings, ...] = (
-        settings.llm.openai.api_key,
-        settings.llm.anthropic.api_key,
-        settings.llm.google.api_key,
-        *(fallback.api_key for fallback in settings.gateway.fallbacks),
-        *(field for platform in Platform for field in settings.forge(platform).credentials),
-        settings.rabbitmq.password,
-        settings.user_config_api.api_key,
-        settings.comment_key,
-        *(settings.webhook.secret(platform) for platform in Platform),
-    )
-    if (s3 := settings.context_storage.s3) is not None:
-        fields += (s3.access_key_id, s3.secret_access_key)
-    values: list[str] = []
-    for server in settings.mcp_servers:
-        # A header may name a scheme first: `Bearer ...`.
-        headers = [part for value in server.headers.values() for part in (value, value.partition(" ")[2])]
-        url = server.url or ""
-        values += [
-            *server.env.values(),
-            *_secrets_of(server.command),
-            *headers,
-            url,
-            *(value for _, value in parse_qsl(urlsplit(url).query)),
-        ]
-    # The files are optional because all programs share the settings: a pod has only the files it needs.
-    return Scrub(values, [Secrets(field, optional=True) for field in fields])
+def scrub_for(settings: Settings, environment: Mapping[str, str]) -> Scrub:
+    """Return a `Scrub` for all secrets that this process could show: those of the settings, whatever section
+    they are in, and those of its environment.
 
-
-def _secrets_of(command: Sequence[str]) -> Iterator[str]:
-    """Yield the secrets on a command line: values of options and variables whose names say that.
-
-    Examples are `--api-key K`, `--api-key=K`, `-e API_TOKEN=K`, `--header "Authorization: Bearer K"`, and
-    passwords in URLs. Other arguments, such as the program's name, stay readable in logs.
+    Args:
+        environment: the variables of this process, and those that only the workspace's commands have.
     """
-    for before, argument in zip(("", *command), command, strict=False):
-        name, equals, value = argument.partition("=")
-        if equals and _SECRET_NAME.search(name):
-            yield value
-        elif _SECRET_NAME.search(before) and before.startswith("-") and "=" not in before:
-            yield argument
-        header, colon, content = argument.partition(":")
-        if colon and _SECRET_NAME.search(header):
-            yield from (content.strip(), content.strip().partition(" ")[2])
-        for url in _URL.findall(argument):
-            try:
-                parts = urlsplit(url)
-            except ValueError:
-                continue
-            yield from filter(None, (parts.password, *(value for _, value in parse_qsl(parts.query))))
+    # The files are optional because all programs share the settings: a pod has only the files it needs.
+    known = [Secrets(secret, optional=True) for secret in secrets_in(settings) if secret.configured]
+    return Scrub(secrets_in_variables(environment), known)
 
 
 class _Scrubbed(logging.Formatter):

@@ -20,7 +20,7 @@ from coding_agent_core.task.verification import VerifiedCommand, VerifyReport, n
 
 from coding_agent_consumer.agent_interface import Brief
 from coding_agent_consumer.repository.publisher import Publisher
-from coding_agent_consumer.transcripts.transcript import Scrub, scrub_for
+from coding_agent_consumer.transcripts.transcript import Scrub
 from coding_agent_consumer.workspace.protocol import (
     ProcessSpec,
     Workspace,
@@ -102,7 +102,7 @@ class WorkVerification:
         The work is committed before the commands run, so that what they leave in the tree is not part of it.
         Without any work in this attempt, nothing is checked: what fails then is not for the agent to repair.
         """
-        repairs, scrub = 0, scrub_for(self.settings)
+        repairs, scrub = 0, brief.scrub
         while True:
             worked = await self.commit(worked)
             if not self.publisher.has_work:

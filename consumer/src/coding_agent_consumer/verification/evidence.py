@@ -1,9 +1,10 @@
 """The two programs of an evidence pod: `--mode clone` and `--mode verify` (docs/decisions/0030).
 
-`clone` has the forge's credential. It checks that the commit is on the branch, writes a pack of exactly
-the commit to run the commands on, and ends before any command runs. `verify` has no secret. For each command
-it lets the workspace start over from the pack and run the setup. It leaves the results as its termination
-message. The workspace's commands can write neither the pack nor the message.
+`clone` has the forge's credential. It checks that the commit is on the branch, writes a pack of exactly the
+commit to run the commands on, and ends before any command runs. `verify` has no secret but the workspace's
+own password at the egress proxy, to remove it from the output. For each command it lets the workspace start
+over from the pack and run the setup. It leaves the results as its termination message. The workspace's
+commands can write neither the pack nor the message.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _run(config: Path | None, environment: Mapping[str, str], step: _Step) -> in
     try:
         settings = examine(config, environment).require()
         configure(settings.logging)
-        scrub_logs(scrub_for(settings))
+        scrub_logs(scrub_for(settings, environment))
         given = _read_input(environment)
         asyncio.run(step(settings, given, environment))
     except SettingsError as error:
@@ -194,7 +195,7 @@ async def _result(
     cloned = CloneResult.model_validate(json.loads((folder / _CLONED).read_text(encoding="utf-8")))
     if cloned.problem:
         return VerifyResult(commit=cloned.commit, problem=cloned.problem[:1000])
-    deadline, scrub = Deadline.after(verify_input.timeout_seconds), scrub_for(settings)
+    deadline, scrub = Deadline.after(verify_input.timeout_seconds), scrub_for(settings, environment)
     commands = cloned.file.verify or ()
     turns = [commands] if settings.verify.shared else [(command,) for command in commands]
     results: tuple[VerifiedCommand, ...] = ()

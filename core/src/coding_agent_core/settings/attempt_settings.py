@@ -9,9 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from coding_agent_core.settings.section import (
-    Section,
-)
+from coding_agent_core.settings.section import SecretSettings, Section, secrets_in_command
 from coding_agent_core.task.environment import (
     ENVIRONMENT_FILE,
     Environment,
@@ -89,6 +87,10 @@ class Commits(Section):
             )
         return self
 
+    @property
+    def other_secrets(self) -> SecretSettings:
+        return SecretSettings(files=(self.signing_key,) if self.signing_key is not None else ())
+
 
 class Consumer(Section):
     """How attempts work on tasks."""
@@ -117,6 +119,10 @@ class Consumer(Section):
         if RunnerName.COMMAND in (self.runner, *self.runners.values()) and not self.command:
             raise ValueError("`command` is empty: `runner: command` needs a program and its arguments")
         return self
+
+    @property
+    def other_secrets(self) -> SecretSettings:
+        return SecretSettings.of(secrets_in_command(self.command))
 
 
 ImagePattern = Annotated[str, AfterValidator(image_pattern)]

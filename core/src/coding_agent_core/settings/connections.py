@@ -10,7 +10,16 @@ from urllib.parse import quote
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.platforms.addresses import MAX_PLACE
-from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url, for_repository
+from coding_agent_core.settings.section import (
+    SecretField,
+    SecretSettings,
+    Section,
+    Url,
+    for_repository,
+    secrets_in_command,
+    secrets_in_headers,
+    secrets_in_queries,
+)
 from coding_agent_core.task.egress import Preset, profile_of
 
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -48,6 +57,20 @@ class McpServer(Section):
         if bool(self.command) == bool(self.url):
             raise ValueError("give either `command` (stdio) or `url` (streamable HTTP)")
         return self
+
+    @property
+    def other_secrets(self) -> SecretSettings:
+        # Nobody says which of these are secrets, so all are, except for words of the command line.
+        url = self.url or ""
+        return SecretSettings.of(
+            [
+                *self.env.values(),
+                *secrets_in_command(self.command),
+                *secrets_in_headers(self.headers),
+                url,
+                *secrets_in_queries(url),
+            ]
+        )
 
 
 BUCKET_TOKEN = Path("/var/run/secrets/coding-agent.dev/bucket/token")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.platforms.registry import Platform
-from coding_agent_core.settings.section import Section, for_repository
+from coding_agent_core.settings.section import SecretSettings, Section, for_repository, secrets_in_variables
 from coding_agent_core.task.environment import SERVICE_PREFIX
 
 RESERVED_VOLUMES = (
@@ -226,6 +226,15 @@ class JobTemplate(Section):
                 "not both"
             )
         return self
+
+    @property
+    def other_secrets(self) -> SecretSettings:
+        return SecretSettings.of(
+            secret
+            for container in self.pod_template.get("spec", {}).get("containers", ())
+            for entry in container.get("env", ())
+            for secret in secrets_in_variables({entry["name"]: str(entry.get("value", ""))})
+        )
 
 
 def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,28 +1,42 @@
 """The base of all sections of the settings, and types that several use: URLs, secrets, values by repository.
 
-A secret is given by values, or by files that are read again when they change.
+A secret is given by values, or by files that are read again when they change. Others stand in plain text, and
+are found by the names beside them.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator
 
 _logger = logging.getLogger("coding_agent.secrets")
 _Value = TypeVar("_Value")
+_SECRET_NAME = re.compile(r"key|token|secret|passw|credential|auth(?!ors?\b)|bearer", re.IGNORECASE)
+"""Names of options and headers whose values are secrets."""
+_SECRET_VARIABLE = re.compile(
+    r"(key|token|secret|passw(or)?d|credentials?|auth|bearer|(^|_)pat)(_?id|_?[0-9]+)?$", re.IGNORECASE
+)
+"""Names of variables whose values are secrets. Only the end of a name counts: a process has many variables,
+and `KEYCLOAK_REALM` or `TOKEN_FILE` are no secrets."""
+_ANY_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"']+", re.IGNORECASE)
 
 
 class Section(BaseModel):
     """The base of all sections. It is immutable, so that settings of one task cannot affect another task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def other_secrets(self) -> SecretSettings:
+        """The secrets in fields of this section that are not of the type `SecretField`."""
+        return SecretSettings()
 
 
 def for_repository(values: Mapping[str, _Value], host: str, repository: str) -> _Value | None:
@@ -95,9 +109,30 @@ class SecretSettings(Section):
     def _drop_empty(cls, values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         return tuple(value for value in values if value.get_secret_value())
 
+    @staticmethod
+    def of(values: Iterable[str]) -> SecretSettings:
+        return SecretSettings(values=tuple(map(SecretStr, values)))
+
     @property
     def configured(self) -> bool:
         return bool(self.values or self.files)
+
+
+def secrets_in(value: object) -> Iterator[SecretSettings]:
+    """Yield all secrets of a section, and of the sections below it."""
+    if isinstance(value, SecretSettings):
+        yield value
+    elif isinstance(value, BaseModel):
+        if isinstance(value, Section):
+            yield value.other_secrets
+        for _, below in value:
+            yield from secrets_in(below)
+    elif isinstance(value, Mapping):
+        for below in value.values():
+            yield from secrets_in(below)
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from secrets_in(below)
 
 
 def _long_form(value: object) -> object:
@@ -158,3 +193,60 @@ class Secrets:
         """Return the value to send if only one can be sent, e.g. as a token."""
         values = self.current()
         return values[0] if values else None
+
+
+def secrets_in_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield the secrets of an environment: values of variables whose names say that, and users of URLs."""
+    for name, value in environment.items():
+        if _SECRET_VARIABLE.search(name):
+            yield value
+        yield from secrets_in_urls(value)
+
+
+def secrets_in_headers(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the values of HTTP headers, also without the scheme with which they may start (`Bearer`)."""
+    for value in headers.values():
+        yield from (value, value.partition(" ")[2])
+
+
+def secrets_in_command(command: Sequence[str]) -> Iterator[str]:
+    """Yield the secrets on a command line: values of options and variables whose names say that.
+
+    Examples are `--api-key K`, `--api-key=K`, `-e API_TOKEN=K`, `--header "Authorization: Bearer K"`, and
+    users and queries of URLs. Other arguments, such as the program's name, stay readable in logs.
+    """
+    for before, argument in zip(("", *command), command, strict=False):
+        name, equals, value = argument.partition("=")
+        if equals and _SECRET_NAME.search(name):
+            yield value
+        elif _SECRET_NAME.search(before) and before.startswith("-") and "=" not in before:
+            yield argument
+        header, colon, content = argument.partition(":")
+        if colon and _SECRET_NAME.search(header):
+            yield from secrets_in_headers({header: content.strip()})
+        yield from secrets_in_urls(argument)
+        yield from secrets_in_queries(argument)
+
+
+def secrets_in_urls(text: str) -> Iterator[str]:
+    """Yield the password of each URL in a text, or with HTTP the user without one: some tokens are sent so.
+
+    Each is given as it is in the URL, and without percent-encoding.
+    """
+    for url in _ANY_URL.findall(text):
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            continue
+        if secret := parts.password or (parts.username if parts.scheme in ("http", "https") else None):
+            yield from (secret, unquote(secret))
+
+
+def secrets_in_queries(text: str) -> Iterator[str]:
+    """Yield the values in the query of each URL in a text."""
+    for url in _ANY_URL.findall(text):
+        try:
+            query = urlsplit(url).query
+        except ValueError:
+            continue
+        yield from (value for _, value in parse_qsl(query))

@@ -23,6 +23,9 @@ _NODE = "NODE_USE_ENV_PROXY"
 (https://nodejs.org/api/cli.html#node_use_env_proxy1)."""
 VARIABLES = (*_PROXY, *_DIRECT, _NODE)
 """The variables that send a container's programs through the proxy."""
+WORKSPACE_PROXY = "CODING_AGENT_WORKSPACE_PROXY"
+"""The variable that tells the containers which report what a workspace's commands wrote the workspace's own
+identity. They do not use it, but remove its password from their reports."""
 NO_PROXY = "localhost,127.0.0.1,::1"
 """The pod's own loopback, where the model gateway listens."""
 AGENT_USERS = r"\.agent$"

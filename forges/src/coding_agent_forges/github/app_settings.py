@@ -59,6 +59,10 @@ class App(Section):
     programs and attempts of each namespace get tokens. A namespace that is not listed then gets none. By
     default, each gets tokens for every repository of every installation. The token service reads this."""
 
+    @property
+    def other_secrets(self) -> SecretSettings:
+        return SecretSettings(files=(self.private_key_file,))
+
 
 class GitHubServer(Section):
     """An installation of GitHub, and the App there."""

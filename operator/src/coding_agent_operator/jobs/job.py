@@ -27,7 +27,7 @@ from coding_agent_core.task.agenttask import (
     labels_for,
 )
 from coding_agent_core.task.attempts import AttemptInput, EarlierAttempts, ended_line, transcript_key
-from coding_agent_core.task.egress import Role, user_name, variables
+from coding_agent_core.task.egress import WORKSPACE_PROXY, Role, user_name, variables
 from coding_agent_core.task.environment import SERVICE_PREFIX, Environment
 from coding_agent_core.task.model import Item
 from coding_agent_core.task.queued_task import QueuedTask
@@ -325,6 +325,9 @@ def with_egress(
 ) -> dict[str, Any]:
     """Add the proxy to the environment of a Job's pod, and take away its name server.
 
+    Commands can print the workspace's own identity, so the containers that report their output know it too,
+    to remove it.
+
     Args:
         address: the proxy's host and port.
         key: the key from which the proxy's passwords are derived.
@@ -335,15 +338,20 @@ def with_egress(
     profile = egress.profile(item.host, item.repository)
     agent = variables(address, user_name(job, Role.AGENT), key)
     workspace = variables(address, user_name(job, Role.WORKSPACE, profile, presets), key)
+    removed = {WORKSPACE_PROXY: workspace["HTTPS_PROXY"]}
     template = manifest["spec"]["template"]
     pod = template["spec"]
 
     def connected(container: Mapping[str, Any]) -> Mapping[str, Any]:
         name = container["name"]
-        # Neither the container that reports nor a service needs another host.
-        if name == VERIFY_CONTAINER or name.startswith(SERVICE_PREFIX):
-            return container
-        return _with_variables(container, agent if name in (AGENT_CONTAINER, CLONE_CONTAINER) else workspace)
+        if name.startswith(SERVICE_PREFIX):
+            return container  # it needs no other host
+        given = {
+            AGENT_CONTAINER: {**agent, **removed},
+            CLONE_CONTAINER: agent,
+            VERIFY_CONTAINER: removed,  # it reports, and needs no other host
+        }
+        return _with_variables(container, given.get(name, workspace))
 
     pod = {
         **pod,

@@ -190,7 +190,7 @@ class NamespaceController:
                 self.acting = True
                 group.create_task(self.lease.keep())
                 group.create_task(self.relist.run())
-                keep = timedelta(seconds=self._settings.operator.policy.keep_finished)
+                keep = timedelta(seconds=self._settings.keep_finished)
                 interval = self._settings.development.sweep_interval
                 budgets = self._settings.budgets
                 group.create_task(sweep_forever(self.cluster.tasks, keep, budgets, interval, self._now))

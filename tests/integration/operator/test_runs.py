@@ -12,10 +12,7 @@ from tests.integration.operator.pod_driver import PodDriver
 from tests.integration.operator.world import OperatorProcess, World, task_body
 
 Start = Callable[..., OperatorProcess]
-SWEEPS: dict[str, Any] = {
-    "operator": {"policy": {"keep_finished": 0}},
-    "development": {"sweep_interval": 0.3},
-}
+SWEEPS: dict[str, Any] = {"development": {"keep_finished": 0, "sweep_interval": 0.3}}
 
 
 def reported(world: World, name: str, **annotations: str) -> None:

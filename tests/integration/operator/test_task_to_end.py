@@ -113,7 +113,7 @@ def test_a_status_edited_by_hand_is_repaired(world: World, pods: PodDriver, oper
 
 @pytest.mark.timeout(400)  # the garbage collector learns of a new CRD within half a minute
 def test_what_ended_is_deleted_after_its_time(world: World, pods: PodDriver, operator: Start) -> None:
-    operator(operator={"policy": {"keep_finished": 1}}, development={"sweep_interval": 0.3})
+    operator(development={"keep_finished": 1, "sweep_interval": 0.3})
     unreported, name = world.create(8), world.create(7)
     for entry in (unreported, name):
         world.until_phase(entry, "Succeeded")

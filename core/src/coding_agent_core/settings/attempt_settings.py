@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from coding_agent_core.settings.section import SecretSettings, Section, secrets_in_command
+from coding_agent_core.settings.section import Duration, SecretSettings, Section, secrets_in_command
 from coding_agent_core.task.environment import (
     ENVIRONMENT_FILE,
     Environment,
@@ -45,7 +45,7 @@ class WorkspaceSettings(Section):
     readable: tuple[Path, ...] = ()
     """For a workspace on the agent's machine: folders outside the system's that commands can read, such as a
     toolchain below a home folder. They cannot be below `/tmp`, because each workspace has its own."""
-    command_timeout: float = Field(default=300.0, gt=0)
+    command_timeout: float = Field(default=300.0, gt=0, le=86_400)
     """Time limit of one command in seconds, unless the model asks for less."""
 
 
@@ -101,13 +101,14 @@ class Consumer(Section):
     """Coding agents of single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
     command: tuple[str, ...] = ()
     """For `runner: command`: a program and its arguments. It gets the prompt on its standard input."""
-    concurrency: int = Field(default=1, gt=0)
+    concurrency: int = Field(default=1, gt=0, le=1000)
     """Number of tasks at the same time in one process."""
-    max_attempts: int = Field(default=3, gt=0)
+    max_attempts: int = Field(default=3, gt=0, le=20)
     """Maximum number of attempts of one task, not counting attempts that the cluster disrupted."""
-    timeout_seconds: int = Field(default=3600, gt=0)
-    """Seconds of wall-clock time for one attempt."""
-    checkpoint_interval: float = Field(default=600.0, ge=0)
+    timeout_seconds: int = Field(default=3600, gt=0, le=604_800)
+    """Seconds of wall-clock time for one attempt. This limit and `max_attempts` are the defaults of an
+    AgentTask's fields, whose largest values are the same."""
+    checkpoint_interval: Duration = 600.0
     """Seconds between two pushes of unfinished work, so that a killed attempt does not lose it; 0: never."""
     branch_prefix: str = Field(default="coding-agent/", min_length=1)
     """Prefix of the name of every branch for an issue. For an issue, the agent pushes to no other branch."""

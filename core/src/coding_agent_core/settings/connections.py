@@ -11,6 +11,9 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from coding_agent_core.platforms.addresses import MAX_PLACE
 from coding_agent_core.settings.section import (
+    Days,
+    Port,
+    PositiveCount,
     SecretField,
     SecretSettings,
     Section,
@@ -136,9 +139,9 @@ class ContextStorage(Section):
     bucket's prefix, `{place}` for the whole place, both percent-encoded. Shown in the item's comment."""
     compression_threshold: float = Field(default=0.7, gt=0, le=1)
     """Share of the context length at which the older part is summarized."""
-    keep_recent_messages: int = Field(default=5, ge=1)
+    keep_recent_messages: PositiveCount = 5
     """Messages at the end that are never summarized."""
-    cleanup_days: int = Field(default=30, ge=0)
+    cleanup_days: Days = 30
     """Transcripts older than this are removed; 0 keeps them."""
 
     @field_validator("link")
@@ -202,7 +205,7 @@ class ParentProxy(Section):
 
     host: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
     """Name or IPv4 address of this proxy."""
-    port: int = Field(default=3128, ge=1, le=65535)
+    port: Port = 3128
     """Port of this proxy. The connection to it does not use TLS."""
     credentials: SecretField = SecretSettings()
     """`USER:PASSWORD` for Basic authentication, if this proxy asks for it."""

@@ -165,10 +165,10 @@ class JobTemplate(Section):
     one."""
     credentials: tuple[Credential, ...] = ()
     """Secrets that are mounted as files in the agent container."""
-    grace_seconds: int = Field(default=60, ge=10)
+    grace_seconds: int = Field(default=60, ge=10, le=86_400)
     """Seconds between SIGTERM and SIGKILL, in which the agent pushes its unfinished work. A pod's deadline is
     the task's `timeoutSeconds` plus this plus `start_seconds`; the Job's deadline is three times as long."""
-    start_seconds: int = Field(default=1200, ge=0)
+    start_seconds: int = Field(default=1200, ge=0, le=86_400)
     """Seconds that pulling images and preparing may take. They count against a pod's deadline. The agent's
     own clock, which starts later, ends a task in time."""
     fixed_ids: bool = True

@@ -12,6 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from coding_agent_core.settings.section import (
     CompletedUrl,
+    Interval,
+    ModelTokens,
     OptionalUrl,
     SecretField,
     SecretSettings,
@@ -95,9 +97,9 @@ class OpenAI(Section):
     """Key of the service, if it needs one."""
     model: str = "gpt-4o"
     """Name of the model; it must support native tool calls."""
-    max_token: int = Field(default=16384, gt=0)
+    max_token: ModelTokens = 16384
     """Maximum number of tokens in one answer."""
-    context_length: int = Field(default=128_000, gt=0)
+    context_length: ModelTokens = 128_000
     """Size of the model's context in tokens."""
 
 
@@ -110,9 +112,9 @@ class Anthropic(Section):
     """Key of the service."""
     model: str = "claude-sonnet-5-5"
     """Name of the model."""
-    max_token: int = Field(default=16384, gt=0)
+    max_token: ModelTokens = 16384
     """Maximum number of tokens in one answer."""
-    context_length: int = Field(default=200_000, gt=0)
+    context_length: ModelTokens = 200_000
     """Size of the model's context in tokens."""
 
 
@@ -125,9 +127,9 @@ class Google(Section):
     """Key of the service."""
     model: str = "gemini-3.8-flash"
     """Name of the model."""
-    max_token: int = Field(default=16384, gt=0)
+    max_token: ModelTokens = 16384
     """Maximum number of tokens in one answer."""
-    context_length: int = Field(default=1_000_000, gt=0)
+    context_length: ModelTokens = 1_000_000
     """Size of the model's context in tokens."""
 
 
@@ -138,9 +140,9 @@ class Ollama(Section):
     """Address of the server, without `/v1`."""
     model: str = "qwen3"
     """Name of the model; it must support native tool calls."""
-    max_token: int = Field(default=16384, gt=0)
+    max_token: ModelTokens = 16384
     """Maximum number of tokens in one answer."""
-    context_length: int = Field(default=32_768, gt=0)
+    context_length: ModelTokens = 32_768
     """Size of the model's context in tokens."""
 
 
@@ -151,9 +153,9 @@ class LMStudio(Section):
     """Base URL of the server's API; `HOST:PORT` stands for `http://HOST:PORT/v1`."""
     model: str = "local"
     """Name of the model; it must support native tool calls."""
-    max_token: int = Field(default=16384, gt=0)
+    max_token: ModelTokens = 16384
     """Maximum number of tokens in one answer."""
-    context_length: int = Field(default=32_768, gt=0)
+    context_length: ModelTokens = 32_768
     """Size of the model's context in tokens."""
 
     @field_validator("base_url", mode="before")
@@ -181,10 +183,10 @@ class LLM(Section):
     stream: bool | None = None
     """Whether answers are streamed, so that a stalled answer is noticed early. `None`: yes, except with Chat
     Completions of services other than OpenAI, because several of them stream broken tool calls."""
-    request_timeout: float = Field(default=300.0, gt=0)
+    request_timeout: Interval = 300.0
     """Seconds that the service may be silent while it answers. Without streaming: seconds for the whole
     answer."""
-    max_retries: int = Field(default=5, ge=0)
+    max_retries: int = Field(default=5, ge=0, le=100)
     """Retries of one request after 429, 5xx and broken connections."""
     prices: dict[str, Price] = Field(default_factory=dict)
     """Price of a million tokens, by the model's name; by default the public list price, if known."""

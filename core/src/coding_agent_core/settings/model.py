@@ -26,7 +26,14 @@ from coding_agent_core.settings.operator import Budgets, Limits, Operator, Repor
 from coding_agent_core.settings.reading import COMMON_SECRETS, COMMON_VARIABLES, Logging
 from coding_agent_core.settings.receiver import Webhook
 from coding_agent_core.settings.rounds import Rounds
-from coding_agent_core.settings.section import SecretField, SecretSettings, Section, for_repository
+from coding_agent_core.settings.section import (
+    Port,
+    PositiveCount,
+    SecretField,
+    SecretSettings,
+    Section,
+    for_repository,
+)
 from coding_agent_core.task.runners import RunnerName
 
 SHORTEST_COMMENT_KEY = 32
@@ -67,7 +74,7 @@ class Scheduling(Section):
     enabled: bool = True
     """Whether `--mode webhook` on one machine (`queue.backend: sqlite`) also polls. `--mode producer` polls
     in any case."""
-    interval: int = Field(default=300, gt=0)
+    interval: int = Field(default=300, gt=0, le=86_400)
     """Seconds between two polls."""
 
 
@@ -76,7 +83,7 @@ class RabbitMQ(Section):
 
     host: str = "localhost"
     """Host name of the broker."""
-    port: int = Field(default=5672, gt=0, le=65535)
+    port: Port = 5672
     """AMQP port of the broker."""
     user: str = "guest"
     """User of the virtual host `/`."""
@@ -85,8 +92,9 @@ class RabbitMQ(Section):
     queue: str = Field(default="coding_agent_tasks", min_length=1)
     """Durable queue of the tasks. A second queue, with `.dead` after its name, keeps the tasks that failed
     for good."""
-    heartbeat: int = Field(default=60, gt=0)
-    """Seconds between two heartbeats; a dead connection is noticed after about two of them."""
+    heartbeat: int = Field(default=60, gt=0, le=65_535)
+    """Seconds between two heartbeats; a dead connection is noticed after about two of them. AMQP has 16 bits
+    for this number."""
 
 
 class Engine(StrEnum):
@@ -161,7 +169,7 @@ class Settings(ForgeSections):
     gateway: GatewaySettings = GatewaySettings()
     mcp_servers: tuple[McpServer, ...] = ()
     """MCP servers with further tools for the agent."""
-    max_llm_process_num: int = Field(default=1000, gt=0)
+    max_llm_process_num: PositiveCount = 1000
     """Maximum number of model requests in one attempt."""
     context_storage: ContextStorage = ContextStorage()
     consumer: Consumer = Consumer()
@@ -265,6 +273,12 @@ class Settings(ForgeSections):
     def relist_interval(self) -> float:
         """Seconds between two lists of all objects; a watch that lags behind two of them counts as dead."""
         return self.development.relist_interval or self.operator.lease_duration
+
+    @property
+    def keep_finished(self) -> float:
+        """Seconds after which an ended task is deleted."""
+        shorter = self.development.keep_finished
+        return self.operator.policy.keep_finished if shorter is None else shorter
 
     def forge(self, platform: Platform) -> ForgeSettings:
         """Return the section of a platform."""

@@ -8,7 +8,14 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from coding_agent_core.settings.job_settings import JobTemplate
-from coding_agent_core.settings.section import Section, for_repository
+from coding_agent_core.settings.section import (
+    YEAR_S,
+    Count,
+    Interval,
+    Section,
+    WholeSeconds,
+    for_repository,
+)
 from coding_agent_core.task.usage import MONEY, NULLS, TOKENS, Allowance
 
 EVERYWHERE = "*"
@@ -20,11 +27,11 @@ Served = Annotated[str, Field(pattern=r"^(\*|[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)
 class Limits(Section):
     """How many tasks may run at the same time."""
 
-    global_: int = Field(default=20, ge=0, alias="global")
+    global_: Count = Field(default=20, alias="global")
     """Limit for a namespace; 0 starts nothing."""
-    per_repository: int = Field(default=5, ge=0)
+    per_repository: Count = 5
     """Limit for each repository."""
-    overrides: dict[str, int] = Field(default_factory=dict)
+    overrides: dict[str, Count] = Field(default_factory=dict)
     """Limits for single repositories, by `owner/repo` or `host/owner/repo`; letter case is ignored."""
 
     def of(self, host: str, repository: str) -> int:
@@ -89,13 +96,14 @@ class Policy(Section):
     max_disruptions: int = Field(default=10, ge=0, le=40)
     """How many attempts the cluster may disrupt before the operator gives up on the task. Such attempts do
     not count."""
-    unschedulable_after: float = Field(default=900.0, gt=0)
+    unschedulable_after: Interval = 900.0
     """Time after which the operator gives up on a pod that cannot be scheduled or created, or whose Secret is
     missing."""
-    keep_finished: float = Field(default=7 * 86400.0, ge=0)
-    """Time after which an ended task is deleted. It must be longer than a forge can redeliver (GitHub: 3
-    days). A task whose item does not show the outcome yet is kept a day longer."""
-    keep_jobs: int = Field(default=86400, ge=0)
+    keep_finished: float = Field(default=7 * 86_400.0, ge=4 * 86_400, le=YEAR_S, allow_inf_nan=False)
+    """Time after which an ended task is deleted. It is at least 4 days, because GitHub can redeliver for 3
+    days, and a redelivery whose task is gone creates a new one. A task whose item does not show the outcome
+    yet is kept a day longer."""
+    keep_jobs: WholeSeconds = 86_400
     """Time after which a finished Job and its pod's logs are deleted."""
 
 
@@ -111,7 +119,7 @@ class Operator(Section):
     poller take that of the kubeconfig, and operator and reporter `default`."""
     namespaces: tuple[Served, ...] = ()
     """Namespaces that this operator serves: names, or `["*"]`; empty: only `namespace`."""
-    lease_duration: int = Field(default=30, ge=3)
+    lease_duration: int = Field(default=30, ge=3, le=3600)
     """Seconds after which another replica of operator or reporter takes over from a silent one, and between
     two lists of all objects, which bring what a watch has lost. One request to the API server may take a
     third of it, so that none can arrive after another replica took over. 120 is good for an operator of
@@ -154,7 +162,7 @@ costs five; at the usual share of 3/4, 5 requests a second keep that with the mi
 class Reporter(Section):
     """Shows AgentTasks on their items with labels and one comment."""
 
-    forge_share: float = Field(default=0.75, gt=0)
+    forge_share: float = Field(default=0.75, gt=0, le=1000)
     """Share of a forge's documented limits for an account that the reporter uses. GitHub: 5,000 requests
     an hour, 180 changes and 80 comments a minute, 500 comments an hour; GitLab.com: 60 comments a minute;
     your own GitLab: 300. The rest is for attempts, polls, and other programs with the same account. 0.75

@@ -43,7 +43,9 @@ _SECONDS = {
     "month": 30 * 86_400,
     "year": 360 * 86_400,
 }
-_RATE = re.compile(rf"\s*(\d+)\s*(?:/|per)\s*(\d+)?\s*({'|'.join(_SECONDS)})s?\s*", re.IGNORECASE)
+_RATE = re.compile(
+    rf"\s*([1-9]\d{{0,8}})\s*(?:/|per)\s*([1-9]\d{{0,3}})?\s*({'|'.join(_SECONDS)})s?\s*", re.IGNORECASE
+)
 
 
 class Rate(NamedTuple):
@@ -106,7 +108,7 @@ class Webhook(WebhookSections):
     allowed_networks: tuple[str, ...] = ()
     """If not empty, only these networks may send webhooks; `github` stands for GitHub's published hook
     addresses."""
-    max_body_bytes: int = Field(default=25 * 1024 * 1024, gt=0)
+    max_body_bytes: int = Field(default=25 * 1024 * 1024, gt=0, le=1024**3)
     """Size of the largest body; larger ones are answered 413. GitHub caps its payloads at 25 MB."""
 
     def of(self, platform: Platform) -> Any:

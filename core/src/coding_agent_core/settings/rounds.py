@@ -7,7 +7,7 @@ from datetime import timedelta
 from pydantic import Field
 
 from coding_agent_core.settings.forges import Labels
-from coding_agent_core.settings.section import Section
+from coding_agent_core.settings.section import Count, Duration, Interval, PositiveCount, Section
 from coding_agent_core.task.round_cause import RoundPolicy
 from coding_agent_core.task.usage import Allowance
 
@@ -17,27 +17,27 @@ class Rounds(Section):
 
     enabled: bool = False
     """Whether there are rounds."""
-    interval: float = Field(default=60.0, gt=0)
+    interval: Interval = 60.0
     """Seconds between two scans of the open changes of one forge.
 
     A webhook causes a scan of its change at once; comments of strangers cause at most one a minute."""
-    check_rounds: int = Field(default=3, ge=0)
+    check_rounds: Count = 3
     """Maximum number of rounds for failed checks, until a person acts."""
-    review_rounds: int = Field(default=5, ge=0)
+    review_rounds: Count = 5
     """Maximum number of rounds for reviews, until a person asks for more with a mention, a command, the label
     or a push."""
-    conflict_rounds: int = Field(default=2, ge=0)
+    conflict_rounds: Count = 2
     """Maximum number of rounds for conflicts with the base branch, until a person acts."""
     budget: Allowance | None = None
     """The most that all rounds of a change may spend together, until a person asks for more with a mention, a
     command, the label or a push. It is money or tokens, as in `budgets.task`, which limits each round too."""
-    review_quiet: float = Field(default=60.0, ge=0)
+    review_quiet: Duration = 60.0
     """Seconds for which nobody may have written before a round answers."""
-    checks_quiet: float = Field(default=30.0, ge=0)
+    checks_quiet: Duration = 30.0
     """Seconds for which all checks must have ended, because new ones may appear until then."""
-    check_hangs_after: float = Field(default=7200.0, gt=0)
+    check_hangs_after: Interval = 7200.0
     """Seconds for which a check may wait or run before a round no longer waits for it."""
-    max_age_days: int = Field(default=30, ge=1)
+    max_age_days: int = Field(default=30, ge=1, le=3650)
     """Days after which there are no rounds on a change on which nobody with write access did anything."""
     hands_off_label: str = Field(default="coding agent hands off", min_length=1, max_length=100)
     """A change with this label has no rounds."""
@@ -46,7 +46,7 @@ class Rounds(Section):
     programs: tuple[str, ...] = ()
     """Logins of programs with a person's account, for example a formatter that pushes to the branch. Nothing
     that they do starts a count anew. `kubectl agenttask doctor` names accounts that seem to be programs."""
-    daily_rounds: int = Field(default=20, ge=1)
+    daily_rounds: PositiveCount = 20
     """Maximum number of rounds of a change within 24 hours, whoever asks for more."""
     approvals_count: bool = False
     """Whether the text of an approving review causes a round; its threads always do."""

@@ -92,6 +92,27 @@ OptionalUrl = Annotated[
 """An http(s) URL without user information, or an empty string."""
 
 
+YEAR_S = 365 * 86_400
+"""The longest duration, also of a task's `ttlSecondsAfterFinished`. With far longer ones, dates overflow."""
+_MOST = 1_000_000
+"""The largest count."""
+Interval = Annotated[float, Field(gt=0, le=YEAR_S, allow_inf_nan=False)]
+"""Seconds between two events, or until something is given up."""
+Duration = Annotated[float, Field(ge=0, le=YEAR_S, allow_inf_nan=False)]
+"""Seconds; 0 has a meaning."""
+WholeSeconds = Annotated[int, Field(ge=0, le=YEAR_S)]
+"""Seconds for an API that takes whole ones; 0 has a meaning."""
+Days = Annotated[int, Field(ge=0, le=3650)]
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+"""A number of things, or a limit for it; 0 has a meaning."""
+PositiveCount = Annotated[int, Field(gt=0, le=_MOST)]
+ModelTokens = Annotated[int, Field(gt=0, le=1_000_000_000)]
+"""A number of tokens in one request to a model."""
+Port = Annotated[int, Field(gt=0, le=65_535)]
+ForgeId = Annotated[int, Field(gt=0, le=2**53)]
+"""The number by which a forge knows something, which is an exact one in JSON."""
+
+
 class SecretSettings(Section):
     """One or several valid values of a secret, such as the old and the new one during a rotation.
 

@@ -165,7 +165,11 @@ def _type(annotation: Any) -> str:
 
 def _limits(field: FieldInfo) -> str:
     words = []
-    for entry in field.metadata:
+    # The bounds of `Interval | None`, and of the values in a mapping, belong to the inner type.
+    kinds = [kind for kind in typing.get_args(field.annotation) if kind not in (type(None), str)]
+    inner = getattr(kinds[0], "__metadata__", ()) if len(kinds) == 1 else ()
+    found = [one for entry in inner if isinstance(entry, FieldInfo) for one in entry.metadata]
+    for entry in (*field.metadata, *found):
         match entry:
             case annotated_types.Gt(gt=value):
                 words.append(f"> {value}")

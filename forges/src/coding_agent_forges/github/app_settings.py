@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from coding_agent_core.platforms.addresses import host_of
-from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
+from coding_agent_core.settings.section import ForgeId, SecretField, SecretSettings, Section, Url
 from pydantic import Field
 
 _OWNER_OR_REPOSITORY = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"
@@ -42,9 +42,9 @@ class TokenService(Section):
 class App(Section):
     """The GitHub App that gives the tokens, instead of a personal access token."""
 
-    app_id: int = Field(gt=0)
+    app_id: ForgeId
     """*App ID* on the App's settings page."""
-    installation_id: int | None = Field(default=None, gt=0)
+    installation_id: ForgeId | None = None
     """The only installation to use: the number at the end of its page's address. By default, the
     installation of each repository is looked up."""
     private_key_file: Path

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Self
 
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
-from coding_agent_core.settings.section import OptionalUrl, SecretField, SecretSettings, Section
+from coding_agent_core.settings.section import ForgeId, OptionalUrl, SecretField, SecretSettings, Section
 from pydantic import Field, model_validator
 
 from coding_agent_forges.github.app_settings import GitHubServer
@@ -50,7 +50,7 @@ class GitHub(GitHubServer, ForgeSettings):
     query: str = "state:open archived:false"
     """Polling: appended to the search, which has the oldest items first (`sort:` has no effect)."""
     redelivery: Redelivery = Redelivery()
-    account_id: int | None = Field(default=None, gt=0)
+    account_id: ForgeId | None = None
     """Number of the token's account, as `https://api.github.com/users/LOGIN` shows it. With it, the receiver
     recognizes the account by its number and not by `account`, so a new name of the account does no harm."""
     token_credential: SecretField = SecretSettings()

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
-from coding_agent_core.settings.section import SecretField, SecretSettings, Section, Url
+from coding_agent_core.settings.section import ForgeId, SecretField, SecretSettings, Section, Url
 from pydantic import field_validator
 
 
@@ -18,10 +18,10 @@ class GitLab(ForgeSettings):
 
     api_url: Url = "https://gitlab.com/api/v4"
     """REST base URL; self-managed: `https://HOST/api/v4` (`https://HOST` is enough)."""
-    project_id: str | int | tuple[str | int, ...] = ""
+    project_id: str | ForgeId | tuple[str | ForgeId, ...] = ""
     """Polling: id or path of the project to search, or a list of them. If it is empty, the group or the whole
     instance is searched."""
-    group_id: str | int = ""
+    group_id: str | ForgeId = ""
     """Polling: id or path of the group to search, subgroups included."""
     query: str = ""
     """Polling: search text."""

@@ -13,7 +13,7 @@ LIMITS = {
     "egress proxy": (("coding_agent_egress.__main__",), 23),
     "check of the egress proxy's users": (("coding_agent_egress.identify",), 2),
     "per-user settings": (("coding_agent_user_config.__main__",), 9),
-    "operator": (("main", "coding_agent_operator.program"), 80),
+    "operator": (("main", "coding_agent_operator.program"), 81),
     "attempt": (("main", "coding_agent_consumer.modes"), 85),
     "workspace": (("coding_agent_consumer.workspace.__main__",), 8),
 }

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.task.agenttask import NOT_ENDED, AgentTask, Event, Status, UnreadableTaskError
 from coding_agent_core.task.agenttask_patches import completion
@@ -39,7 +40,7 @@ from coding_agent_operator.tasks.evidence import evidence_limit
 from coding_agent_operator.tasks.outcome_of import AttemptPolicy
 from coding_agent_operator.tasks.plan import status_with_defect
 from coding_agent_operator.tasks.reconcile import Builder, JobRejectedError, ObjectRejectedError, Reconciler
-from coding_agent_operator.tasks.runs import sweep_forever
+from coding_agent_operator.tasks.runs import sweep
 from coding_agent_operator.tasks.state import Stage
 
 _logger = logging.getLogger("operator.namespace")
@@ -47,7 +48,6 @@ _logger = logging.getLogger("operator.namespace")
 _PROBE_EVERY = 3
 """The number of relist intervals between two checks of the rights."""
 _DRAIN_S = 5.0
-_ADOPTION_RETRY_S = 5.0
 
 
 class NamespaceError(CodingAgentError):
@@ -190,11 +190,8 @@ class NamespaceController:
                 self.acting = True
                 group.create_task(self.lease.keep())
                 group.create_task(self.relist.run())
-                keep = timedelta(seconds=self._settings.keep_finished)
-                interval = self._settings.development.sweep_interval
-                budgets = self._settings.budgets
-                group.create_task(sweep_forever(self.cluster.tasks, keep, budgets, interval, self._now))
-                group.create_task(self._adopt_unlabeled())
+                group.create_task(forever("sweep", self._sweep))
+                group.create_task(forever("adoption", self._adopt_unlabeled))
                 group.create_task(self._pods.run())
                 group.create_task(self.scheduler.run(self.relist.synced))
         except asyncio.CancelledError:
@@ -249,6 +246,12 @@ class NamespaceController:
             # The API server answers us but the Lease cannot be renewed, so only a new start can help.
             if doubtful and not self.lease.held():
                 raise NamespaceError("its Lease cannot be renewed")
+
+    async def _sweep(self) -> float:
+        """Delete tasks that ended long ago; return the seconds until the next time."""
+        keep = timedelta(seconds=self._settings.keep_finished)
+        await sweep(self.cluster.tasks, keep, self._settings.budgets, self._now())
+        return self._settings.development.sweep_interval
 
     def _queue(self, name: str, *, urgent: bool = False) -> None:
         self._controller.queue.add(NamespacedName(self.namespace, name), urgent=urgent)
@@ -369,24 +372,20 @@ class NamespaceController:
             _logger.warning("Job %s has no task; it is left alone", job.name)
             await self.cluster.tasks.emit(event, job, self._now(), kind="Job")
 
-    async def _adopt_unlabeled(self) -> None:
-        """Adopt existing and new tasks without the label that marks complete tasks.
+    async def _adopt_unlabeled(self) -> float:
+        """Adopt existing and new tasks without the label that marks complete tasks, for some time.
 
         The receiver creates complete tasks with that label. All other tasks were written by a person or a
         GitOps tool, or have lost their labels.
         """
         tasks, seconds = self.cluster.tasks, int(self._settings.development.sweep_interval)
-        while True:
-            try:
-                listed, version = await tasks.list(NOT_DEFAULTED, NOT_ENDED)
-                for task in listed:
-                    await self._adopt(task)
-                async for kind, task in tasks.watch(NOT_DEFAULTED, NOT_ENDED, version, seconds):
-                    if kind in ("ADDED", "MODIFIED"):
-                        await self._adopt(task)
-            except ApiError as error:
-                _logger.warning("Tasks without labels cannot be adopted: %s", error)
-                await asyncio.sleep(_ADOPTION_RETRY_S)
+        listed, version = await tasks.list(NOT_DEFAULTED, NOT_ENDED)
+        for task in listed:
+            await self._adopt(task)
+        async for kind, task in tasks.watch(NOT_DEFAULTED, NOT_ENDED, version, seconds):
+            if kind in ("ADDED", "MODIFIED"):
+                await self._adopt(task)
+        return 0.0
 
     async def _adopt(self, task: AgentTask) -> None:
         """Fill in the fields and labels that the task lacks."""

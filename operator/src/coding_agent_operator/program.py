@@ -16,6 +16,7 @@ from typing import Any
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.model import Settings
@@ -250,7 +251,9 @@ class Namespaces:
         """Find namespaces with tasks that no watch has shown, and close namespaces without tasks."""
         settings, clock = self._settings, asyncio.get_running_loop().time
         sweep_due = 0.0
-        while True:
+
+        async def once() -> float:
+            nonlocal sweep_due
             # Namespaces with only ended tasks are served too, to delete the tasks later.
             ended_too = clock() >= sweep_due
             try:
@@ -258,8 +261,7 @@ class Namespaces:
                     self._open(namespace)
             except ApiError as error:
                 _logger.warning("The cluster cannot be listed: %s", error)
-                await asyncio.sleep(min(_RETRY_FIRST_S, settings.relist_interval))
-                continue
+                return min(_RETRY_FIRST_S, settings.relist_interval)
             self._discovered = True
             sweep_due = clock() + settings.development.sweep_interval if ended_too else sweep_due
             for namespace, controller in list(self._controllers.items()):
@@ -268,7 +270,9 @@ class Namespaces:
                 # The namespace may have closed on its own while we waited for the API server.
                 if self._controllers.get(namespace) is controller:
                     self._serving[namespace].cancel()
-            await asyncio.sleep(settings.relist_interval)
+            return settings.relist_interval
+
+        await forever("discovery", once)
 
 
 async def cancel_and_wait(tasks: Iterable[asyncio.Task[Any]]) -> None:

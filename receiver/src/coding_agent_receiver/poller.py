@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from coding_agent_core.errors import CodingAgentError, ForgeError
 from coding_agent_core.platforms.registry import FACTS
 from coding_agent_core.queues.interfaces import TaskSink
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS
 from coding_agent_core.runtime.retry import StoppedError, both, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.model import TaskRequest
@@ -112,6 +113,7 @@ class Poller:
 
     async def forever(self, stop: asyncio.Event) -> None:
         """Poll at once and then every `scheduling.interval` seconds until `stop` is set."""
+        errors = BACKGROUND_ERRORS.labels("poll")
         while not stop.is_set():
             try:
                 await self.until(stop)
@@ -119,6 +121,7 @@ class Poller:
                 _logger.error("The poll failed; the next poll retries: %s", error)  # noqa: TRY400
             except Exception:
                 # A defect in one poll must not prevent the next polls, which recover missed webhooks.
+                errors.inc()
                 _logger.exception("Unexpected error in a poll; the next poll retries")
             try:
                 async with asyncio.timeout(self._settings.scheduling.interval):

@@ -14,6 +14,7 @@ from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.queues.interfaces import TaskSink
 from coding_agent_core.runtime import http_server
+from coding_agent_core.runtime.background import succeed
 from coding_agent_core.runtime.http_server import ClientLimits, listen, stop_on_signals
 from coding_agent_core.runtime.metrics import exposition
 from coding_agent_core.settings.credentials import credential_place
@@ -118,7 +119,11 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        follower = asyncio.create_task(allowlist.follow_github()) if allowlist.follows_github else None
+        follower = (
+            asyncio.create_task(succeed("hook addresses", allowlist.follow_github))
+            if allowlist.follows_github
+            else None
+        )
         yield
         if follower is not None:
             follower.cancel()

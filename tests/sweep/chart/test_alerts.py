@@ -17,6 +17,7 @@ pytestmark = pytest.mark.timeout(1200)
 AGENT, CRON = 'namespace="agents"', 'namespace="agents", cronjob="coding-agent-poller-github"'
 SERVED = 'served_namespace="agents"'
 BUDGET = 'budget="repository", repository="acme/shop", unit="USD", served_namespace="agents"'
+BACKGROUND = f'coding_agent_background_errors_total{{{AGENT}, component="operator", work="sweep"}}'
 POLLER = {"cronjob": "coding-agent-poller-github"}
 PROGRAMS = ("receiver", "operator", "reporter", "tokens")
 HEALTHY = {
@@ -27,6 +28,7 @@ HEALTHY = {
     f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="0.1"}}': "0+6x180",
     f'coding_agent_webhook_response_seconds_bucket{{{AGENT}, le="+Inf"}}': "0+6x180",
     f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0x180",
+    BACKGROUND: "0x180",
     f"coding_agent_watch_behind{{{AGENT}}}": "0x180",
     f'coding_agent_tasks{{{AGENT}, phase="Queued"}}': "2x180",
     f'coding_agent_tasks_accepted_total{{{AGENT}, origin="webhook"}}': "0+1x180",
@@ -142,6 +144,13 @@ CASES = [
         30,
     ),
     Case("CodingAgentReconcileErrors", {f"coding_agent_reconcile_errors_total{{{AGENT}}}": "0+12x180"}, 40),
+    # A single error of a pod that had none before.
+    Case(
+        "CodingAgentBackgroundErrors",
+        {BACKGROUND: "0x59 1x120"},
+        62,
+        {"component": "operator", "work": "sweep"},
+    ),
     Case("CodingAgentWatchBehind", {f"coding_agent_watch_behind{{{AGENT}}}": "4x180"}, 6),
     Case(
         "CodingAgentNamespaceFailing",

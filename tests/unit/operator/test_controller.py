@@ -180,6 +180,27 @@ async def test_what_fails_is_tried_again_later_and_what_conflicts_at_once() -> N
     assert not controller.retries_later(A)
 
 
+async def test_a_failure_that_cannot_be_shown_ends_no_worker() -> None:
+    seen: list[NamespacedName] = []
+
+    async def reconcile(key: NamespacedName) -> Requeue:
+        seen.append(key)
+        if len(seen) == 1:
+            raise ApiError("stale", 409)
+        return Requeue()
+
+    async def on_error(key: NamespacedName, error: Exception) -> None:
+        raise OverflowError(key)
+
+    controller = Controller(reconcile, workers=1, on_error=on_error)
+    controller.queue.add(A)
+    work = asyncio.create_task(controller.run())
+    await until_async("it is tried again", lambda: len(seen) == 2 or work.done(), interval=0.01)
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    assert seen == [A, A]
+
+
 async def test_while_a_retry_is_not_due_the_controller_says_so() -> None:
     tries: list[NamespacedName] = []
 

@@ -1,5 +1,6 @@
 """What the reporter says about tokens that expire, and when it asks the forge."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.agenttask import Event
 from coding_agent_forges.rest.forge import Forge
 from coding_agent_operator.reporter.token_expiry import EXPIRES, TokenExpiry, expiry_event
+from coding_agent_testbed.until import until_async
 from prometheus_client import REGISTRY
 
 from tests.unit.forges.wire import Wire, answer
@@ -128,6 +130,26 @@ async def test_a_reminder_comes_each_day_and_no_forge_is_asked_that_cannot_say_i
     ]
     assert shown(Platform.GITHUB) == datetime(2026, 12, 5, tzinfo=UTC).timestamp()
     assert shown(Platform.GITEA) is None
+
+
+async def test_a_defect_with_one_forge_stops_the_checks_of_no_other() -> None:
+    emitted: list[Event] = []
+
+    async def emit(event: Event) -> None:
+        if "first" in event.message:
+            raise OverflowError("date value out of range")
+        emitted.append(event)
+
+    hosts = ("first.example", "second.example")
+    forges = cast(
+        "dict[str, Forge]", {host: Wire([token("2026-12-05")]).forge(Platform.GITLAB) for host in hosts}
+    )
+    expiry = TokenExpiry(forges, emit, lambda: NOW, lambda: 0.0)
+    work = asyncio.create_task(expiry.run())
+    await until_async("one is checked", lambda: bool(emitted) or work.done(), interval=0.01)
+    assert not work.done()
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
 
 
 async def test_a_github_app_and_a_token_without_an_end_have_no_expiry() -> None:

@@ -18,6 +18,7 @@ from coding_agent_core.errors import ForgeError, ForgeUnavailableError, QueueUna
 from coding_agent_core.queues.interfaces import LookRequest, Notice, NoticeSource, TaskSink, item_of_notice
 from coding_agent_core.reporting.command_execution import CommandMetrics, LastTask, Target, execute
 from coding_agent_core.reporting.comment import State
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS
 from coding_agent_core.runtime.retry import first_of
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
@@ -126,6 +127,7 @@ async def _until_handled(handler: NoticeHandler, notice: Notice, stop: asyncio.E
         except ForgeError as error:
             _logger.warning("Could not handle a notice about %s: %s", item.display, error)
         except Exception:  # a bug with one notice must not stop the others
+            BACKGROUND_ERRORS.labels("notices").inc()
             _logger.exception("Unexpected error while handling a notice about %s", item.display)
         return True
     return False

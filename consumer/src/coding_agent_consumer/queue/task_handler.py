@@ -17,6 +17,7 @@ from typing import TypeVar
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.queues.interfaces import Claim, TaskSource
 from coding_agent_core.reporting.comment import State
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS
 from coding_agent_core.runtime.retry import (
     Clock,
     Deadline,
@@ -478,6 +479,7 @@ class TaskHandler:
                     _logger.warning("Could not check if %s is still wanted: %s", task.item.display, error)
                     continue
                 except Exception:  # a bug here must not keep the attempt from being stopped
+                    BACKGROUND_ERRORS.labels("label checks").inc()
                     _logger.exception(
                         "Unexpected error when checking if %s is still wanted", task.item.display
                     )
@@ -556,6 +558,7 @@ async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int)
                 try:
                     await handler.handle(claim)
                 except Exception:  # the queue itself failed; it delivers an unfinished claim again
+                    BACKGROUND_ERRORS.labels("claims").inc()
                     _logger.exception("Could not settle %s", claim.task.name)
 
     async with asyncio.TaskGroup() as group:

@@ -24,6 +24,7 @@ from coding_agent_core.reporting.comment import (
 from coding_agent_core.rounds.notes import as_written, notes_of
 from coding_agent_core.rounds.reruns import run_again
 from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, round_request, show_on_issue
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS
 from coding_agent_core.runtime.retry import Clock, StoppedError, backoff, first_of, run_until
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
@@ -101,8 +102,10 @@ class ConsumerScans:
         await self._times.run_due(self.scan, self.scan_change)
 
     def _log(self, error: Exception) -> None:
-        log = _logger.warning if isinstance(error, CodingAgentError) else _logger.exception
+        expected = isinstance(error, CodingAgentError)
+        log = _logger.warning if expected else _logger.exception
         log("The open changes on %s were not examined: %s", self.forge.host, error)
+        BACKGROUND_ERRORS.labels("scans").inc(not expected)
 
     async def scan_change(self, item: Item) -> float:
         """Scan one change; return the seconds until time alone makes a round due.

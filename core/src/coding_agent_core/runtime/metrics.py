@@ -1,4 +1,4 @@
-"""The metrics of all programs: the classes, the registry of a process, and the page for Prometheus.
+"""The metrics of all programs: their classes, the registry of a process, and the page for Prometheus.
 
 A module that defines metrics imports their classes from here, so that no program has `_created` series. An
 attempt serves no metrics, so it does not import this.
@@ -22,6 +22,7 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 __all__ = [
+    "BACKGROUND_ERRORS",
     "REGISTRY",
     "CollectorRegistry",
     "Counter",
@@ -35,10 +36,17 @@ __all__ = [
 # The `_created` metrics double the number of series, and no query uses them.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
+BACKGROUND_ERRORS = Counter(
+    "coding_agent_background_errors",
+    "Unexpected errors of work in the background, by the work; it goes on.",
+    ["work"],
+)
+
 
 def process_registry() -> CollectorRegistry:
-    """Return a registry with the metrics of Python and of the process."""
+    """Return a registry with the metrics of Python and of the process, and of its work in the background."""
     registry = CollectorRegistry()
+    registry.register(BACKGROUND_ERRORS)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     return registry

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.runtime.retry import backoff
 
 from coding_agent_operator.cluster.attempts import Attempts
@@ -44,6 +45,7 @@ class AttemptPods:
         self._ended = ended
         self._gone = gone
         self._running: dict[str, Pod] = {}
+        self._failures = 0
         self._reports: OrderedDict[str, dict[str, Pod]] = OrderedDict()
         self.listed = asyncio.Event()
         """Set once all pods were listed. Until then, `running` may lack pods that run."""
@@ -92,22 +94,24 @@ class AttemptPods:
         While this fails, the operator learns how an attempt ended only if a reconcile reads the pod in time,
         and it counts only the pods of the last list.
         """
-        clock, failures = asyncio.get_running_loop().time, 0
-        while True:
-            began, problem = clock(), "the API server ended the watch at once"
-            try:
-                pods, version = await self._cluster.list_running_pods(TASK_PODS)
-                self._running = {pod.uid: pod for pod in pods}
-                self.listed.set()
-                self._gone()
-                async for kind, pod in self._cluster.watch_pods(TASK_PODS, version, _WATCH_S):
-                    self.take(kind, pod)
-            except ApiError as error:
-                problem = str(error)
-            if clock() - began > _RETRY_MAX_S:
-                failures = 0  # the watch has worked; the next one starts at once to miss little
-                continue
-            failures += 1
-            wait = backoff(failures, _RETRY_FIRST_S, _RETRY_MAX_S)
-            _logger.warning("Pods cannot be watched: %s; next try in %.0f s", problem, wait)
-            await asyncio.sleep(wait)
+        await forever("pods", self._list_and_watch)
+
+    async def _list_and_watch(self) -> float:
+        clock = asyncio.get_running_loop().time
+        began, problem = clock(), "the API server ended the watch at once"
+        try:
+            pods, version = await self._cluster.list_running_pods(TASK_PODS)
+            self._running = {pod.uid: pod for pod in pods}
+            self.listed.set()
+            self._gone()
+            async for kind, pod in self._cluster.watch_pods(TASK_PODS, version, _WATCH_S):
+                self.take(kind, pod)
+        except ApiError as error:
+            problem = str(error)
+        if clock() - began > _RETRY_MAX_S:
+            self._failures = 0  # the watch has worked; the next one starts at once to miss little
+            return 0.0
+        self._failures += 1
+        wait = backoff(self._failures, _RETRY_FIRST_S, _RETRY_MAX_S)
+        _logger.warning("Pods cannot be watched: %s; next try in %.0f s", problem, wait)
+        return wait

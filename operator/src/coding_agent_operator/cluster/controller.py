@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.task.objects import Stored
@@ -347,6 +348,12 @@ class Controller:
             delay = max(delay, error.retry_after or 0.0)
             _logger.warning("%s: %s; next try in %.1f s", key, error, delay)
         self._retry_at[key] = asyncio.get_running_loop().time() + delay
-        if self._on_error is not None:
-            await self._on_error(key, error)
-        self.queue.add_later(key, delay)
+        try:
+            if self._on_error is not None:
+                await self._on_error(key, error)
+        except Exception:
+            # A worker that ends would end all others with it, and nothing would be reconciled any more.
+            BACKGROUND_ERRORS.labels("reconciles").inc()
+            _logger.exception("%s: unexpected error while a failure was handled", key)
+        finally:
+            self.queue.add_later(key, delay)

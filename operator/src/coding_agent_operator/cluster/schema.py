@@ -7,10 +7,10 @@ schema the API server answers watches and lists as usual, and drops or refuses w
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from coding_agent_core.kubernetes.transport import ApiError, ApiServer
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.task.agenttask import GROUP, PLURAL
 from coding_agent_core.task.agenttask_schema import (
     OPENAPI_PATH,
@@ -48,9 +48,11 @@ class SchemaCheck:
 
     async def run(self) -> None:
         """Check until cancelled."""
-        while True:
-            await self.once()
-            await asyncio.sleep(_RETRY_S if self.problem else _INTERVAL_S)
+        await forever("schema", self._checked)
+
+    async def _checked(self) -> float:
+        await self.once()
+        return _RETRY_S if self.problem else _INTERVAL_S
 
     async def once(self) -> None:
         """Check once, and log the differences if they have changed since the last check."""

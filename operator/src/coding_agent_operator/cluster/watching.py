@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import kopf
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.runtime.http_server import PAGE_LIMITS, ClientLimits, Page, listen, pages_served
 from coding_agent_core.runtime.metrics import REGISTRY, metrics_page
 
@@ -237,14 +238,15 @@ class Relist:
 
     async def run(self) -> None:
         """List now and at every interval; try again sooner while the API server does not answer."""
-        while True:
-            try:
-                await self.once()
-            except ApiError as error:
-                _logger.warning("The cluster cannot be listed: %s", error)
-                await asyncio.sleep(min(_RELIST_RETRY_S, self._interval))
-            else:
-                await asyncio.sleep(self._interval)
+        await forever("relist", self._listed_once)
+
+    async def _listed_once(self) -> float:
+        try:
+            await self.once()
+        except ApiError as error:
+            _logger.warning("The cluster cannot be listed: %s", error)
+            return min(_RELIST_RETRY_S, self._interval)
+        return self._interval
 
     async def once(self) -> None:
         """List everything once.

@@ -11,12 +11,14 @@ done by the next one: it compares the records with the processes, again and agai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from coding_agent_core.kubernetes.transport import ApiError, Body
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.task.agenttask import KIND, LABEL_ACTIVE
 from coding_agent_core.task.model import parse_time
 from coding_agent_core.task.objects import Metadata, controller_of
@@ -69,24 +71,23 @@ class ProcessAttempts:
     async def run(self) -> None:
         """Keep Jobs and processes in agreement until cancelled."""
         clock = asyncio.get_running_loop().time
-        purge_due, wait = clock(), _CHECK_S
-        while True:
+        purge_due = clock()
+
+        async def once() -> float:
+            nonlocal purge_due
             self._wake.clear()
-            try:
-                unfinished, _ = self._objects.list(_JOB, "", "status.completionTime=")
-                for body in unfinished:
-                    await self._advance(body)
-                wait = _CHECK_S if unfinished else _PURGE_S
-                if clock() >= purge_due:
-                    purge_due = clock() + _PURGE_S
-                    await self._purge()
-            except ApiError as error:
-                _logger.warning("%s", error)
-            try:
-                async with asyncio.timeout(wait):
+            unfinished, _ = self._objects.list(_JOB, "", "status.completionTime=")
+            for body in unfinished:
+                await self._advance(body)
+            if clock() >= purge_due:
+                purge_due = clock() + _PURGE_S
+                await self._purge()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CHECK_S if unfinished else _PURGE_S):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
+            return 0.0
+
+        await forever("attempts", once)
 
     async def probe(self) -> None:
         await self.tasks.probe()

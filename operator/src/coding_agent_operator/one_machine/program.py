@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.kubernetes.task_sink import StoreSink
-from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.task.agenttask import NOT_ENDED, UNREPORTED, AgentTask
 from coding_agent_core.task.task_store import TaskStore
@@ -194,14 +194,15 @@ class OneMachine:
     ) -> None:
         """Watch all changes from the beginning on, until cancelled."""
         version = 0
-        while True:
-            try:
-                async for kind, stored in events(version):
-                    version = int(stored.version)
-                    seen(kind, stored)
-            except ApiError as error:
-                _logger.warning("%s", error)
-                await asyncio.sleep(_RETRY_S)
+
+        async def once() -> float:
+            nonlocal version
+            async for kind, stored in events(version):
+                version = int(stored.version)
+                seen(kind, stored)
+            return 0.0
+
+        await forever("watch", once)
 
     def _seen(self, kind: str, stored: AgentTask | Job) -> None:
         if observe(self._cached_tasks, self._cached_jobs, self._controller.queue, kind, stored):

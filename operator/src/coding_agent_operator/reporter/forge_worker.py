@@ -18,7 +18,8 @@ from coding_agent_core.errors import (
     RequestKind,
 )
 from coding_agent_core.kubernetes.transport import ApiError
-from coding_agent_core.runtime.metrics import Counter
+from coding_agent_core.runtime.background import forever
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS, Counter
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.runtime.telemetry import bound
 from coding_agent_core.settings.development import Development
@@ -243,7 +244,7 @@ class ForgeWorker:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             for _ in range(_WORKERS):
-                group.create_task(self._work())
+                group.create_task(forever("reports", self._work))
 
     async def record_outage(self) -> None:
         """Record an outage on the tasks that wait for the forge, once it has lasted for a while.
@@ -270,18 +271,18 @@ class ForgeWorker:
             if recorded == _PROBLEMS_AT_A_TIME:
                 return
 
-    async def _work(self) -> None:
-        while True:
-            name, rank = await self._take()
-            try:
-                with bound(task=name):
-                    await self._process(name, rank)
-            finally:
-                if self._probe == name:
-                    self._probe = None
-                self._close_breaker_if_answered()
-                self.backlog.done(name)
-                self._wake.set()
+    async def _work(self) -> float:
+        name, rank = await self._take()
+        try:
+            with bound(task=name):
+                await self._process(name, rank)
+        finally:
+            if self._probe == name:
+                self._probe = None
+            self._close_breaker_if_answered()
+            self.backlog.done(name)
+            self._wake.set()
+        return 0.0
 
     async def _take(self) -> tuple[str, Rank]:
         while True:
@@ -345,6 +346,7 @@ class ForgeWorker:
             delay = backoff(memory.failures + 1, _API_RETRY_FIRST_S, _API_RETRY_MAX_S)
             self._retry(name, memory, max(delay, getattr(error, "retry_after", None) or 0.0))
         except Exception:
+            BACKGROUND_ERRORS.labels("reports").inc()
             _logger.exception("A reconcile failed; requeued")
             self._retry(name, memory, self._clocks.forge_retry_max)
         else:

@@ -22,6 +22,7 @@ from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
 from coding_agent_core.platforms.facts import web_base
 from coding_agent_core.platforms.registry import FACTS, Platform
 from coding_agent_core.reporting.comment import Links
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.runtime.metrics import Counter, Gauge
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, first_of, pause_until
 from coding_agent_core.settings.model import Settings
@@ -218,7 +219,8 @@ class ReporterController:
             for scans in self._scans.values():
                 group.create_task(scans.run())
             group.create_task(self._expiry.run())
-            group.create_task(self._tick_forever())
+            for worker in self._workers.values():
+                group.create_task(forever("outages", partial(self._tick, worker)))
 
     async def _list(self) -> tuple[list[AgentTask], int]:
         try:
@@ -272,15 +274,13 @@ class ReporterController:
     def _task(self, name: str) -> AgentTask | None:
         return self._cache.get((self._tasks.namespace, name))
 
-    async def _tick_forever(self) -> None:
-        while True:
-            for worker in self._workers.values():
-                update_metrics(worker)
-                try:
-                    await worker.record_outage()
-                except ApiError as error:
-                    _logger.warning("%s", error)
-            await asyncio.sleep(_TICK_S)
+    async def _tick(self, worker: ForgeWorker) -> float:
+        update_metrics(worker)
+        try:
+            await worker.record_outage()
+        except ApiError as error:
+            _logger.warning("%s", error)
+        return _TICK_S
 
     def _new_worker(self, host: str, reconcile_task: ReconcileTask, pace: Paced | None) -> ForgeWorker:
         return ForgeWorker(

@@ -27,7 +27,7 @@ from coding_agent_core.reporting.comment import (
 from coding_agent_core.rounds.notes import as_written, notes_of, our_comment, shows
 from coding_agent_core.rounds.reruns import RerunResult, run_again
 from coding_agent_core.rounds.scan import ChangeRounds, ChangeScans, ScanTimes, round_request, show_on_issue
-from coding_agent_core.runtime.metrics import Counter, Gauge
+from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS, Counter, Gauge
 from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.settings.rounds import Rounds
 from coding_agent_core.task.agenttask import UNREPORTED, AgentTask, Event
@@ -156,7 +156,7 @@ class ReporterScans:
 
         A request names one change, or an issue whose change is not known.
         """
-        failures, host = 0, self.context.forge.host
+        failures, host, errors = 0, self.context.forge.host, BACKGROUND_ERRORS.labels("scans")
         while True:
             await self._until_due()
             try:
@@ -166,6 +166,7 @@ class ReporterScans:
                 if isinstance(error, CodingAgentError):
                     _logger.warning("The open changes on %s were not examined: %s", host, error)
                 else:
+                    errors.inc()
                     _logger.exception("A scan of the open changes on %s failed", host)
                 failures += not isinstance(error, NotYetError)
                 SCANS.labels(host, "failed").inc()

@@ -12,10 +12,12 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from coding_agent_core.errors import CodingAgentError
 from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.runtime.background import forever
 from coding_agent_core.runtime.metrics import Gauge
 from coding_agent_core.task.agenttask import Event
 from coding_agent_forges.rest.forge import Forge
@@ -105,11 +107,15 @@ class TokenExpiry:
     _quiet_until: dict[str, float] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Check until cancelled."""
-        while True:
+        """Check until cancelled. An error with one forge does not stop the checks of the others."""
+
+        async def once(host: str) -> float:
+            await self.check(host)
+            return _LOOK_S
+
+        async with asyncio.TaskGroup() as group:
             for host in self.forges:
-                await self.check(host)
-            await asyncio.sleep(_LOOK_S)
+                group.create_task(forever("token expiry", partial(once, host)))
 
     async def check(self, host: str) -> None:
         """Query the expiry of a host's token if it is new or was queried an hour ago, and show the result."""

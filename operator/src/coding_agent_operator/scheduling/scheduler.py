@@ -15,6 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from coding_agent_core.kubernetes.transport import ApiError
+from coding_agent_core.runtime.background import forever, succeed
 from coding_agent_core.settings.model import Engine, Settings
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.model import Phase
@@ -98,20 +99,19 @@ class Scheduler:
         self._changed.set()
 
     async def run(self, synced: asyncio.Event) -> None:
-        """Schedule until cancelled, once everything was listed.
-
-        Raises:
-            ApiError: the ended tasks, whose spending counts, cannot be read.
-        """
+        """Schedule until cancelled, once everything was listed, and what ended tasks spent was read."""
         await synced.wait()
         await self._pods.listed.wait()
+        await succeed("spend", self._read_spending)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(forever("scheduling", self._schedule_once))
+            group.create_task(forever("positions", self._show_positions))
+
+    async def _read_spending(self) -> None:
         for fields in self.spending.selectors():
             async for page in self._cluster.tasks.pages(fields, _PAGE):
                 for task in page:
                     self.spending.put(task)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._schedule_passes())
-            group.create_task(self._show_positions())
 
     def ended(self, task: AgentTask) -> None:
         """Remember an ended task, because the cache drops it: its item, and what it spent."""
@@ -211,17 +211,20 @@ class Scheduler:
     def _queue(self, name: str) -> None:
         self._controller.queue.add(NamespacedName(self._namespace, name))
 
-    async def _schedule_passes(self) -> None:
+    async def _schedule_once(self) -> float:
         clock = asyncio.get_running_loop().time
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.spending.next_period):
-                    await self._changed.wait()
-            self._changed.clear()
-            began = clock()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.spending.next_period):
+                await self._changed.wait()
+        self._changed.clear()
+        began = clock()
+        try:
             self._pass()
-            # Passes take longer with more tasks; the pause keeps their share of the CPU the same.
-            await asyncio.sleep((clock() - began) / _PASS_SHARE)
+        except Exception:
+            self._changed.set()  # nothing else may happen that asks for the pass again
+            raise
+        # Passes take longer with more tasks; the pause keeps their share of the CPU the same.
+        return (clock() - began) / _PASS_SHARE
 
     def _pass(self) -> None:
         before = self._schedule
@@ -345,19 +348,19 @@ class Scheduler:
             demand=demand,
         )
 
-    async def _show_positions(self) -> None:
-        """Regularly update the metrics of phases, and queue the first tasks whose position has moved."""
-        while True:
-            await asyncio.sleep(self._position_interval)
-            tasks = self._tasks.of(self._namespace)
-            metrics.show_phases(self._namespace, Counter(task.status.phase or Phase.QUEUED for task in tasks))
-            starting = (task for task in tasks if task.status.phase is Phase.STARTING)
-            metrics.show_reasons(self._namespace, Counter(task.status.reason or "" for task in starting))
-            moved = []
-            for name, position in self._schedule.positions.items():
-                task = self._task(name)
-                if task is not None and task.status.queue_position != coarse(position):
-                    moved.append((position, name))
-            for _, name in sorted(moved)[:_POSITIONS_AT_A_TIME]:
-                self._positions_due.add(name)
-                self._queue(name)
+    async def _show_positions(self) -> float:
+        """Update the metrics of phases, and queue the first tasks whose position has moved."""
+        await asyncio.sleep(self._position_interval)
+        tasks = self._tasks.of(self._namespace)
+        metrics.show_phases(self._namespace, Counter(task.status.phase or Phase.QUEUED for task in tasks))
+        starting = (task for task in tasks if task.status.phase is Phase.STARTING)
+        metrics.show_reasons(self._namespace, Counter(task.status.reason or "" for task in starting))
+        moved = []
+        for name, position in self._schedule.positions.items():
+            task = self._task(name)
+            if task is not None and task.status.queue_position != coarse(position):
+                moved.append((position, name))
+        for _, name in sorted(moved)[:_POSITIONS_AT_A_TIME]:
+            self._positions_due.add(name)
+            self._queue(name)
+        return 0.0

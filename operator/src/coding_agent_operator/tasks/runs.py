@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable
 from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING
 
-from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_core.settings.operator import Budgets
 from coding_agent_core.task.agenttask import ENDED, LABEL_REPORTED, AgentTask
 
@@ -24,20 +21,6 @@ _UNREPORTED = timedelta(days=1)
 _DAY = timedelta(days=1)
 _LONGEST = 1000
 """A selector names at most this many days, which take 29 KB."""
-
-
-async def sweep_forever(
-    tasks: TaskStore, keep: timedelta, budgets: Budgets, interval: float, now: Callable[[], datetime]
-) -> None:
-    """Sweep now, and then once in every interval, which is in seconds."""
-    while True:
-        try:
-            deleted = await sweep(tasks, keep, budgets, now())
-            if deleted:
-                _logger.info("Deleted %d tasks that ended more than %s ago", deleted, keep)
-        except ApiError as error:
-            _logger.warning("Ended tasks could not be deleted: %s", error)
-        await asyncio.sleep(interval)
 
 
 async def sweep(tasks: TaskStore, keep: timedelta, budgets: Budgets, now: datetime) -> int:
@@ -56,6 +39,8 @@ async def sweep(tasks: TaskStore, keep: timedelta, budgets: Budgets, now: dateti
         for task in page:
             if task.readable and expired(task, now, keep) and not is_counted(task, budgets, now):
                 deleted += await tasks.delete(task)
+    if deleted:
+        _logger.info("Deleted %d tasks that ended more than %s ago", deleted, keep)
     return deleted
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from coding_agent_consumer.item.background import image_links
 from coding_agent_consumer.repository.commits import subject_of
-from coding_agent_consumer.repository.git import classify
+from coding_agent_consumer.repository.git_errors import classify
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.replies import said_of, without_ids
 from coding_agent_consumer.transcripts.transcript import Scrub

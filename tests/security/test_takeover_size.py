@@ -12,7 +12,7 @@ import pytest
 from coding_agent_consumer.repository import clone as consumer_repository
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.repository.commits import InvalidPatchError, require_bounded
-from coding_agent_consumer.repository.git import GitFailedError
+from coding_agent_consumer.repository.git_errors import GitFailedError
 from coding_agent_consumer.workspace.framing import MAX_FILE, MAX_UNPACKED
 from coding_agent_core.forge.values import CommitIdentity
 

@@ -16,6 +16,7 @@ from coding_agent_consumer.verification import evidence
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.egress import WORKSPACE_PROXY
 from coding_agent_core.task.egress import variables as proxy_variables
+from coding_agent_core.task.model import Item
 from coding_agent_core.task.reasons import Reason
 from coding_agent_core.task.verification import (
     VERIFY_VARIABLE,
@@ -27,7 +28,7 @@ from coding_agent_core.task.verification import (
 from coding_agent_testbed.model.script import Script
 from coding_agent_testbed.until import until
 
-from tests.fixtures.system import BOT_TOKEN
+from tests.fixtures.system import BOT_TOKEN, REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.changes import push
@@ -132,6 +133,7 @@ def pod(
     branch: str = FIRST,
     timeout: int = 300,
     variables: Mapping[str, str] = MappingProxyType({}),
+    item: Item | None = None,
     **more: Any,
 ) -> VerifyResult | None:
     """Run the pod's programs one after another, as its containers. `timeout` is that of the second one."""
@@ -139,7 +141,7 @@ def pod(
     message = folder / "termination-log"
     message.touch()
     config = folder / "config.yaml"
-    given = VerifyInput(item=place.item, branch=branch, commit=commit, side=side, timeout_seconds=300)
+    given = VerifyInput(item=item or place.item, branch=branch, commit=commit, side=side, timeout_seconds=300)
     environment = {
         "HOME": str(folder),
         "TERMINATION_LOG": str(message),
@@ -277,3 +279,21 @@ def test_each_command_checks_the_commit_whatever_its_code_did_before(
     shared = pod(place, Side.BASE, head, verify={"shared": True})
     assert shared is not None
     assert [one.exit_code for one in shared.commands] == [0, 0, 0, 1, 0, 0, 1], "what the administrator chose"
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_pod_whose_base_branch_is_gone_says_so(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evidence, "harden_agent_process", lambda: None)
+    place = make_place("gitlab", [])
+    forge = place.system.forge
+    push(place.system, {FILE: "verify: ['true']"})
+    push(place.system, {"a.md": "a\n"}, "next")
+    head = forge.push(REPOSITORY, "fix", {"b.md": "b\n"}, by="alice")
+    number = forge.open_change(REPOSITORY, "fix", "next", title="Fix it", by="alice")
+    place.system.git("update-ref", "-d", "refs/heads/next")
+    found = pod(place, Side.BASE, head, item=place.given_change(number).task.request.item)
+    assert found is not None
+    assert found.commands == ()
+    assert "has no branch next any more" in found.problem

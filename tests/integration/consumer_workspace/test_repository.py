@@ -9,7 +9,7 @@ import pytest
 from coding_agent_consumer.item.push_check import PushNotAllowedError
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.repository.commits import InvalidPatchError
-from coding_agent_consumer.repository.git import GitFailedError, RemoteMovedError
+from coding_agent_consumer.repository.git_errors import GitFailedError, RemoteMovedError
 from coding_agent_consumer.repository.ssh_signatures import SshSigner
 from coding_agent_core.errors import (
     ForgeNotFoundError,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.repository.forge_commits import ForgeCommits
-from coding_agent_consumer.repository.git import RemoteMovedError
+from coding_agent_consumer.repository.git_errors import RemoteMovedError
 from coding_agent_core.errors import ForgeRefusedError, ForgeUnavailableError
 from coding_agent_forges.rest.signed_commits import FileChanges
 

@@ -1,4 +1,4 @@
-"""The pure rules around git: what its words mean, its environment, what a patch may touch."""
+"""The pure rules around git: its environment, what a patch may touch."""
 
 import base64
 from pathlib import Path
@@ -7,58 +7,12 @@ import pytest
 from coding_agent_consumer.repository.clone import parse_tips, require_branch_name
 from coding_agent_consumer.repository.commits import ChangedFile, lost_files, parse_changes, why_refused
 from coding_agent_consumer.repository.forge_commits import why_not_sent
-from coding_agent_consumer.repository.git import RemoteMovedError, classify, git_environment, redact
+from coding_agent_consumer.repository.git import git_environment, redact
 from coding_agent_consumer.workspace.init_containers import CannotCopyError, loaded_loader, needed
-from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 from coding_agent_core.forge.values import CloneSource
 
 URL = "https://forge.example.com/o/r.git"
 SOURCE = CloneSource(URL, "x-access-token", "s3cret")
-REJECTED = "!\tabc:refs/heads/b\t[{}] ({})\n"
-
-
-@pytest.mark.parametrize(
-    ("said", "error"),
-    [
-        ("fatal: unable to access 'x': The requested URL returned error: 403", ForgeRefusedError),
-        ("fatal: Authentication failed for 'x'", ForgeRefusedError),
-        ("fatal: could not read Username for 'x': terminal prompts disabled", ForgeRefusedError),
-        ("fatal: unable to access 'x': The requested URL returned error: 302", ForgeRefusedError),
-        ("fatal: repository 'https://forge/x' not found", ForgeNotFoundError),
-        ("error: RPC failed; HTTP 404 curl 22", ForgeNotFoundError),
-        ("fatal: unable to access 'x': Could not resolve host: forge", ForgeUnavailableError),
-        ("fatal: unable to access 'x': The requested URL returned error: 503", ForgeUnavailableError),
-        ("error: RPC failed; HTTP 429 curl 22", ForgeUnavailableError),
-        ("fatal: the remote end hung up unexpectedly\nfatal: early EOF", ForgeUnavailableError),
-        ("", ForgeUnavailableError),
-        (REJECTED.format("rejected", "fetch first"), RemoteMovedError),
-        (REJECTED.format("rejected", "non-fast-forward"), RemoteMovedError),
-        (REJECTED.format("remote rejected", "cannot lock ref 'refs/heads/b': is at"), RemoteMovedError),
-        (REJECTED.format("remote rejected", "reference already exists"), RemoteMovedError),
-        (REJECTED.format("remote rejected", "protected branch hook declined"), ForgeRefusedError),
-        # The server could not do it, which says nothing about the next push.
-        (REJECTED.format("remote rejected", "failed to update ref"), ForgeUnavailableError),
-        (REJECTED.format("remote rejected", "atomic transaction failed"), ForgeUnavailableError),
-        (REJECTED.format("remote rejected", "Internal Server Error"), ForgeUnavailableError),
-        (
-            "remote: failed to update ref\n" + REJECTED.format("remote rejected", "hook declined"),
-            ForgeRefusedError,
-        ),
-        # A server's own words must not be taken for git's.
-        (
-            "remote: [rejected] fetch first\n"
-            + REJECTED.format("remote rejected", "pre-receive hook declined"),
-            ForgeRefusedError,
-        ),
-    ],
-)
-def test_what_git_says_about_the_forge(said: str, error: type[Exception]) -> None:
-    assert type(classify(said, URL)) is error
-
-
-def test_a_declined_push_repeats_the_forges_reason() -> None:
-    said = "remote: Workflow files need the scope.\n" + REJECTED.format("remote rejected", "hook declined")
-    assert "Workflow files need the scope.; (hook declined)" in str(classify(said, URL))
 
 
 def test_no_form_of_the_token_is_repeated() -> None:

@@ -13,13 +13,13 @@ import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coding_agent_core.errors import ForgeNotFoundError, ForgeUnavailableError
-from coding_agent_core.forge.values import CommitIdentity, ItemDetails
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
+from coding_agent_core.forge.values import Change, CommitIdentity, ItemDetails
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.markdown import inline, quotation
 from coding_agent_core.platforms.text import beginning
@@ -61,7 +61,7 @@ from coding_agent_consumer.item.push_check import BranchCheck
 from coding_agent_consumer.item.run_check import RunCheck
 from coding_agent_consumer.repository.clone import BareClone, PushCheck
 from coding_agent_consumer.repository.commits import co_author, commit_author
-from coding_agent_consumer.repository.git import RemoteMovedError
+from coding_agent_consumer.repository.git_errors import RemoteMovedError, with_present_branches
 from coding_agent_consumer.repository.publisher import Publisher
 from coding_agent_consumer.transcripts.store import Transcripts
 from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
@@ -154,6 +154,8 @@ class Attempt:
     """The open change that the work continues. The outcome names it however the attempt ends."""
     _cloned: str = field(default="", init=False)
     """The commit that was cloned. A merge changes the clone's start point."""
+    _recap: str | None = field(default=None, init=False)
+    """What earlier attempts did; `None` until it was read."""
     _round: RoundWork | None = field(default=None, init=False)
     """The round that this attempt works on; `None` for a task that a person asked for."""
 
@@ -252,7 +254,22 @@ class Attempt:
             return outcome
 
     async def _run(self) -> Outcome:
-        loaded = await self._time.before_work(self.load)
+        loaded: LoadedItem | None = None
+
+        async def work() -> Outcome:
+            nonlocal loaded
+            if loaded is None:
+                loaded = await self._time.before_work(self.load)
+            else:
+                task = loaded.task
+                details = await self._time.before_work(lambda: task.forge.read(task.item))
+                loaded = replace(loaded, details=details)
+            return await self._work_on(loaded)
+
+        # Branches can be renamed or deleted after the item was read.
+        return await with_present_branches(work, clock=self.clock, logger=_logger, unless=lambda: self.began)
+
+    async def _work_on(self, loaded: LoadedItem) -> Outcome:
         task, details = loaded.task, loaded.details
         # It is set before anything can fail: the outcome names the open change however the attempt ends.
         self._change = task.state.change_url
@@ -266,7 +283,8 @@ class Attempt:
             task.forge, task.item, approval, self.settings.authorize, self.settings.newer_text
         )
         settings = await self._settings_of(task, user)
-        recap = await self._recap()
+        if self._recap is None:
+            self._recap = await self._read_recap()
         _logger.info("Attempt %d of %d at %s starts", task.state.attempt, task.max_attempts, task.name)
         with tempfile.TemporaryDirectory(prefix="coding-agent-clone-") as folder:
             details, unapproved, repository = await self._checked_clone(
@@ -309,7 +327,7 @@ class Attempt:
                     unapproved=unapproved,
                     author=author,
                     project=project.commit,
-                    recap=recap,
+                    recap=self._recap,
                 ),
             )
             self._work = AgentWork(
@@ -347,7 +365,7 @@ class Attempt:
             push_check = _if_wanted(push_check, loaded.check, self.stop)
         return push_check if self._round is None else self._round.push_check(push_check)
 
-    async def _recap(self) -> str:
+    async def _read_recap(self) -> str:
         """Return what earlier attempts did and how the last one ended, for the prompt."""
         earlier = self.given.earlier
         recap = await self.transcripts.begin() or earlier.recap
@@ -584,16 +602,30 @@ class Attempt:
         summary = beginning(worked.summary, _DESCRIPTION_LIMIT)
         # The repository may have been renamed during the work.
         item = await self._time.after_work(lambda: task.forge.locate(task.item))
-        change = await self._time.after_work(
-            lambda: task.forge.open_change(
+
+        async def opened(base: str) -> Change:
+            return await task.forge.open_change(
                 item,
                 branch=branch,
-                base=details.base_branch,
+                base=base,
                 title=inline(details.title),
                 body=f"{quotation(summary)}\n\nCloses #{task.item.number}\n".lstrip(),
                 draft=self.settings.rounds.opens_drafts,
             )
-        )
+
+        async def opened_now() -> Change:
+            try:
+                return await opened(details.base_branch)
+            except ForgeUnavailableError:
+                raise
+            except ForgeError:
+                # The default branch may have been renamed during the work.
+                base = (await task.forge.read(item)).base_branch
+                if base == details.base_branch:
+                    raise
+                return await opened(base)
+
+        change = await self._time.after_work(opened_now)
         return outcome.model_copy(update={"reason": Reason.COMPLETED, "change_url": change.url})
 
 

@@ -24,7 +24,11 @@ from coding_agent_consumer.item.push_check import (
     SourceRepositoryGoneError,
 )
 from coding_agent_consumer.repository.commits import InvalidPatchError
-from coding_agent_consumer.repository.git import RemoteMovedError, RepositoryUnusableError
+from coding_agent_consumer.repository.git_errors import (
+    BranchGoneError,
+    RemoteMovedError,
+    RepositoryUnusableError,
+)
 from coding_agent_consumer.workspace.protocol import WorkspaceGoneError, WorkspaceRequestError
 
 _logger = logging.getLogger("coding_agent.attempt")
@@ -34,6 +38,7 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
     (ForgeListTooLongError, Reason.FORGE_REFUSED),
+    (BranchGoneError, Reason.BRANCH_GONE),
     (ForgeNotFoundError, Reason.ITEM_GONE),
     (RemoteMovedError, Reason.BRANCH_MOVED),
     (RoundEndedError, Reason.SUPERSEDED),

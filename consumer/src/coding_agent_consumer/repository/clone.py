@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, SettingsError
+from coding_agent_core.errors import ForgeError, SettingsError
 from coding_agent_core.forge.values import CommitIdentity
 from coding_agent_core.platforms.text import one_line
 from coding_agent_core.reporting.comment import is_branch_name
@@ -33,13 +33,11 @@ from coding_agent_consumer.repository.commits import (
     why_refused,
 )
 from coding_agent_consumer.repository.first_fetch import FETCH, first_fetch
-from coding_agent_consumer.repository.git import (
-    Credentials,
-    Git,
+from coding_agent_consumer.repository.git import Credentials, Git, pack_files, packed
+from coding_agent_consumer.repository.git_errors import (
     GitFailedError,
     RepositoryUnusableError,
-    pack_files,
-    packed,
+    branch_gone,
     sha_256_ids,
 )
 from coding_agent_consumer.workspace.framing import Seed
@@ -155,7 +153,8 @@ class BareClone:
             commits: makes the commits on the forge, which signs them; `None`: they are pushed.
 
         Raises:
-            ForgeNotFoundError: there is no such repository, or it has no such base branch.
+            ForgeNotFoundError: there is no such repository.
+            BranchGoneError: the repository has no such base branch.
             RepositoryUnusableError: the repository is empty, or its ids are not SHA-1.
             ValueError: a branch name is invalid.
             Otherwise the errors of `Git.remote`.
@@ -173,7 +172,7 @@ class BareClone:
                 raise RepositoryUnusableError(
                     f"{(await credentials('')).url} has no commit yet. Push a first commit, then try again."
                 )
-            raise ForgeNotFoundError(f"{(await credentials('')).url} has no branch {base}.")
+            raise branch_gone((await credentials("")).url, base)
         if len(tips[names[0]]) != _SHA_1:
             # A clone takes the format of its origin, and packs with such ids are refused later.
             raise sha_256_ids((await credentials("")).url)

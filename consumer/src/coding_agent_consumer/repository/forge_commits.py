@@ -15,7 +15,8 @@ from coding_agent_forges.rest.signed_commits import FileChanges, SignedCommits
 
 from coding_agent_consumer.repository.commits import ChangedFile, InvalidPatchError, parse_changes
 from coding_agent_consumer.repository.first_fetch import FETCH
-from coding_agent_consumer.repository.git import Git, RemoteMovedError
+from coding_agent_consumer.repository.git import Git
+from coding_agent_consumer.repository.git_errors import BranchGoneError, RemoteMovedError
 
 _logger = logging.getLogger("coding_agent.publisher")
 MAX_CONTENT = 10 * 1024 * 1024
@@ -144,11 +145,14 @@ class ForgeCommits:
         """Whether the forge has made one of the commits that were asked for; then it is the new `head`.
 
         Raises:
-            RemoteMovedError: the branch has another commit after `head`.
+            RemoteMovedError: the branch has another commit after `head`, or was deleted.
             ForgeError: the branch cannot be read.
         """
         reference = f"refs/remotes/origin/{self.branch}"
-        await self.git.remote(FETCH, f"+refs/heads/{self.branch}:{reference}")
+        try:
+            await self.git.remote(FETCH, f"+refs/heads/{self.branch}:{reference}")
+        except BranchGoneError as error:
+            raise RemoteMovedError(f"Somebody has deleted the branch {self.branch} meanwhile.") from error
         tip = await self.git.local_id("rev-parse", "--verify", f"{reference}^{{commit}}")
         if tip == self.head:
             return False

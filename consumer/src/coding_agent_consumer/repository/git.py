@@ -19,15 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from coding_agent_core.errors import (
-    CodingAgentError,
-    ForgeError,
-    ForgeNotFoundError,
-    ForgeRefusedError,
-    ForgeUnavailableError,
-    SettingsError,
-)
+from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError, SettingsError
 from coding_agent_core.forge.values import CloneSource
+
+from coding_agent_consumer.repository.git_errors import REDIRECTED, GitFailedError, classify, shorten
 
 
 class Credentials(Protocol):
@@ -49,7 +44,6 @@ class Credentials(Protocol):
 _TIMEOUT = 600.0
 """Seconds that one run of git may take."""
 _MAX_ERROR = 64 * 1024
-_REDIRECTED = range(300, 400)
 _PASSED_ON = (
     "PATH",
     "http_proxy",
@@ -91,31 +85,6 @@ _CONFIG = {
     "init.defaultBranch": "main",
     "init.templateDir": "",
 }
-
-
-_MOVED = (
-    r"^!\t.*\[(rejected\]"
-    r"|remote rejected\] \((cannot lock ref|reference already exists|incorrect old value provided))"
-)
-"""Git's output if the branch was not at the commit that the push expected."""
-_UNDECIDED = (
-    r"failed to update ref|failed to write|unable to migrate objects|transaction failed|unkn?own failure"
-    r"|[Ii]nternal [Ss]erver [Ee]rror"
-)
-"""Git's output if the server could not update the branch: another process held a lock, a disk was full, or
-the branch had moved. The server did not refuse the push, so another may succeed. Git writes `unkown`."""
-
-
-class RemoteMovedError(ForgeError):
-    """Someone else pushed to our branch; nothing was overwritten. The next attempt continues from there."""
-
-
-class RepositoryUnusableError(ForgeError):
-    """Git works with the forge, but not with this repository; the message says why."""
-
-
-class GitFailedError(CodingAgentError):
-    """Git failed on this machine, without a request to a forge."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +143,9 @@ class Git:
             ForgeUnavailableError: the forge is unreachable or overloaded, or git ran out of time.
             ForgeRefusedError: the token is wrong or lacks a right, or the forge declined the push.
             ForgeNotFoundError: there is no such repository for this token.
+            BranchGoneError: the repository does not have the branch.
             RemoteMovedError: a push was not a fast-forward.
+            GitFailedError: git failed through no fault of the forge, e.g. because the disk is full.
             SettingsError: there is no longer a token.
         """
         source = await self.credentials("")
@@ -183,7 +154,7 @@ class Git:
         except ForgeRefusedError as error:
             # An App's token may have expired or been revoked during a long clone.
             refused = source.token if error.status == 401 else ""
-            now = await self.credentials(refused, redirected=error.status in _REDIRECTED)
+            now = await self.credentials(refused, redirected=error.status in REDIRECTED)
             if now == source:
                 raise
             return await self._remote(now, command, rest)
@@ -196,6 +167,9 @@ class Git:
             raise ForgeUnavailableError(
                 f"{source.url} did not finish git {command[0]} within {_TIMEOUT:.0f} s."
             ) from error
+        # A broken pipe is an end of the connection, and not a failure of this machine.
+        if code < 0 and code != -signal.SIGPIPE:
+            raise GitFailedError(f"git {command[0]} {_ended(code, redact(said, source), None)}")
         if code != 0:
             text = redact(said + "\n" + out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
             with contextlib.suppress(SettingsError, ForgeError):
@@ -283,42 +257,6 @@ def redact(text: str, source: CloneSource) -> str:
     return text
 
 
-def classify(output: str, url: str) -> ForgeError:
-    """Return the error that git's output about a remote stands for. `output` must be redacted.
-
-    The texts are those of git's `http.c`, `remote-curl.c`, `builtin/push.c`, `builtin/receive-pack.c` and
-    `refs.c` with LC_ALL=C. A server's own text follows `remote:`.
-    """
-    if re.search(_MOVED, output, re.MULTILINE):
-        return RemoteMovedError(f"The branch on {url} was changed by someone else in the meantime.")
-    if re.search(r"mismatched algorithms|unknown object format|unsupported object format", output):
-        return sha_256_ids(url)
-    found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", output)
-    status = int(found[1] or found[2]) if found else None
-    declined = re.search(r"^!\t.*\[remote rejected\] (.*)$", output, re.MULTILINE)
-    if declined:
-        words = _shorten("\n".join([*re.findall(r"^remote: (.*)$", output, re.MULTILINE), declined[1]]))
-        if re.search(_UNDECIDED, declined[1]):
-            return ForgeUnavailableError(f"{url} could not carry out the push: {words}", status=status)
-        return ForgeRefusedError(f"{url} declined the push: {words}", status=status)
-    if status in (401, 403, 407) or re.search(
-        r"Authentication failed|could not read (Username|Password)", output
-    ):
-        return ForgeRefusedError(
-            f"{url} refused the credentials, or they lack a permission.", status=status or 401
-        )
-    if status in _REDIRECTED:
-        return ForgeRefusedError(
-            f"{url} redirects to another address, and the token is not sent there; configure that address.",
-            status=status,
-        )
-    if status in (404, 410) or re.search(r"repository '[^']*' not found", output):
-        return ForgeNotFoundError(
-            f"There is no repository {url}, or these credentials cannot see it.", status=status or 404
-        )
-    return ForgeUnavailableError(f"{url} cannot be reached with git: {_shorten(output)}", status=status)
-
-
 def pack_files(git: Git) -> list[Path]:
     """Return the packs of a repository; none if there is no repository yet."""
     return sorted((git.directory / "objects" / "pack").glob("pack-*.pack"))
@@ -343,13 +281,6 @@ async def packed(git: Git, commits: Sequence[str], folder: Path, *, but: Sequenc
     return folder / f"pack-{name}.pack"
 
 
-def sha_256_ids(url: str) -> RepositoryUnusableError:
-    """Return the error that a repository with ids of another format than SHA-1 stands for."""
-    return RepositoryUnusableError(
-        f"{url} has commits with SHA-256 ids, and only repositories with SHA-1 ids are supported."
-    )
-
-
 def _ended(code: int, said: str, memory: int | None) -> str:
     """Return how a failed run of git ended, as text that follows `git COMMAND`."""
     if memory is not None and re.search(r"[Oo]ut of memory|mmap failed: Cannot allocate", said):
@@ -357,10 +288,5 @@ def _ended(code: int, said: str, memory: int | None) -> str:
     if code == -signal.SIGKILL:
         return "was killed (SIGKILL), most likely because the agent's container ran out of memory."
     if code < 0:
-        return f"was ended by {signal.Signals(-code).name}: {_shorten(said)}"
-    return f"failed: {_shorten(said)}"
-
-
-def _shorten(said: str) -> str:
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return "; ".join(lines[-4:])[:400] or "no reason was given"
+        return f"was ended by {signal.Signals(-code).name}: {shorten(said)}"
+    return f"failed: {shorten(said)}"

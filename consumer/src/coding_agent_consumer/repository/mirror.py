@@ -26,7 +26,8 @@ from uuid import uuid4
 from coding_agent_core.errors import CodingAgentError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from coding_agent_consumer.repository.git import Git, GitFailedError, packed
+from coding_agent_consumer.repository.git import Git, packed
+from coding_agent_consumer.repository.git_errors import GitFailedError
 
 _logger = logging.getLogger("coding_agent.mirror")
 _UPDATE_SECONDS = 300.0

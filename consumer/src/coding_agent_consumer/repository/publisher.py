@@ -15,7 +15,7 @@ from coding_agent_core.runtime.retry import Deadline, while_unavailable
 from coding_agent_consumer.agent_interface import OnStep, Step
 from coding_agent_consumer.repository.clone import BareClone
 from coding_agent_consumer.repository.commits import InvalidPatchError, commit_message
-from coding_agent_consumer.repository.git import RemoteMovedError
+from coding_agent_consumer.repository.git_errors import RemoteMovedError
 from coding_agent_consumer.workspace.protocol import Workspace, WorkspaceRequestError
 
 if TYPE_CHECKING:

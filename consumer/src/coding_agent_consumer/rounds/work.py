@@ -40,7 +40,7 @@ from coding_agent_consumer.item.background import InstructionFile
 from coding_agent_consumer.item.forge_tasks import remembered
 from coding_agent_consumer.item.push_check import RoundEndedError
 from coding_agent_consumer.repository.clone import BareClone, PushCheck
-from coding_agent_consumer.repository.git import GitFailedError
+from coding_agent_consumer.repository.git_errors import GitFailedError
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_consumer.rounds.replies import (

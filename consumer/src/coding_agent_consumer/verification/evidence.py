@@ -26,7 +26,7 @@ from coding_agent_core.errors import (
 )
 from coding_agent_core.forge.values import ItemDetails
 from coding_agent_core.platforms.facts import ItemKind
-from coding_agent_core.runtime.retry import Deadline, StoppedError, run_until, while_unavailable
+from coding_agent_core.runtime.retry import Clock, Deadline, StoppedError, run_until, while_unavailable
 from coding_agent_core.runtime.telemetry import configure
 from coding_agent_core.settings.load import examine
 from coding_agent_core.settings.model import Settings
@@ -45,6 +45,7 @@ from pydantic import BaseModel, ValidationError
 
 from coding_agent_consumer.item.background import project_commit, read_environment, set_up
 from coding_agent_consumer.repository.clone import BareClone
+from coding_agent_consumer.repository.git_errors import with_present_branches
 from coding_agent_consumer.transcripts.transcript import Scrub, scrub_for, scrub_logs
 from coding_agent_consumer.verification.commands import run_commands
 from coding_agent_consumer.workspace.framing import Seed
@@ -117,8 +118,12 @@ async def _clone(settings: Settings, verify_input: VerifyInput, environment: Map
     deadline = Deadline.after(verify_input.timeout_seconds)
     try:
         forge_of({forge.host: forge}, verify_input.item)
-        cloned = await while_unavailable(
-            lambda: _cloned(settings, verify_input, forge, folder), within=deadline.left, logger=_logger
+        cloned = await with_present_branches(
+            lambda: while_unavailable(
+                lambda: _cloned(settings, verify_input, forge, folder), within=deadline.left, logger=_logger
+            ),
+            clock=Clock(),
+            logger=_logger,
         )
     except ForgeNotFoundError as error:
         cloned = CloneResult(commit=verify_input.commit, problem=str(error))

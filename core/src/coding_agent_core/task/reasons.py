@@ -72,6 +72,7 @@ class Reason(StrEnum):
     NOT_AUTHORIZED = "NotAuthorized"
     NOT_APPROVED = "NotApproved"
     ITEM_GONE = "ItemGone"
+    BRANCH_GONE = "BranchGone"
     SOURCE_REPOSITORY_GONE = "SourceRepositoryGone"
     PUSH_NOT_ALLOWED = "PushNotAllowed"
     LIMIT_REACHED = "LimitReached"
@@ -234,6 +235,12 @@ REASONS: Mapping[str, ReasonFacts] = {
         ReasonClass.PERMANENT,
         "The item no longer exists, or it is closed.",
         "Reopen it, or give the bot's account access to it.",
+        ExitCode.CANNOT,
+    ),
+    Reason.BRANCH_GONE: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "A branch that the task starts from was deleted or renamed.",
+        "Restore the branch that the message names, or give the change another base branch.",
         ExitCode.CANNOT,
     ),
     Reason.SOURCE_REPOSITORY_GONE: ReasonFacts(

@@ -85,6 +85,11 @@ def set_branch(repository: Path, branch: str, start: str) -> None:
     git(repository, "update-ref", f"refs/heads/{branch}", f"{start}^{{commit}}")
 
 
+def rename_branch(repository: Path, name: str, new_name: str) -> None:
+    """Rename a branch; HEAD follows if it is the default branch."""
+    git(repository, "branch", "--move", name, new_name)
+
+
 def create(repository: Path, *, branch: str, files: Path | None, message: str = "Initial commit") -> None:
     """Make a bare repository with one commit: the files of a folder, or an empty README."""
     repository.parent.mkdir(parents=True, exist_ok=True)

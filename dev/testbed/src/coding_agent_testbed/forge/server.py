@@ -230,6 +230,20 @@ class ForgeServer:
         repository = self.repository(full_name)
         self.run(lambda: self.sandbox.store.rename(repository, new_name))
 
+    def rename_branch(self, full_name: str, name: str, new_name: str) -> None:
+        """Rename a branch: the default branch and open changes follow, as forges do it."""
+        repository = self.repository(full_name)
+
+        def renamed() -> None:
+            git.rename_branch(repository.path, name, new_name)
+            if repository.default_branch == name:
+                repository.default_branch = new_name
+            for item in repository.items:
+                if item.kind is Kind.CHANGE and item.open and item.base == name:
+                    item.base = new_name
+
+        self.run(renamed)
+
     def user(self, login: str | None = None) -> User:
         """A user of the seed; the pages' person unless named."""
         user = self.sandbox.person if login is None else self.sandbox.store.user(login)

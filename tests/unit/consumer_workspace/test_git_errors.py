@@ -1,5 +1,7 @@
 """Every text with which git's ls-remote, clone, fetch and push can end has a class, file by file."""
 
+from datetime import UTC, datetime
+
 import pytest
 from coding_agent_consumer.repository.git_errors import (
     BranchGoneError,
@@ -7,8 +9,9 @@ from coding_agent_consumer.repository.git_errors import (
     RemoteMovedError,
     RepositoryUnusableError,
     classify,
+    without_trace,
 )
-from coding_agent_core.errors import ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
 
 URL = "https://forge.example.com/o/r.git"
 REJECTED = "!\tabc:refs/heads/b\t[{}] ({})\n"
@@ -194,6 +197,52 @@ OF_PUSH = [
 )
 def test_what_git_says_about_a_remote(said: str, error: type[Exception]) -> None:
     assert type(classify(said, URL)) is error
+
+
+TRACE = """\
+12:34:56.789012 http.c:715              => Send header: Authorization: Basic <redacted>
+12:34:56.789012 http.c:689              <= Recv header: HTTP/1.1 401 Unauthorized
+12:34:56.789012 http.c:689              <= Recv header: Retry-After: 1
+12:34:57.789012 http.c:733              == Info: The requested URL returned error: 500
+12:34:57.789012 http.c:689              <= Recv header: HTTP/2 429
+12:34:57.789012 http.c:689              <= Recv header: retry-after: 900
+12:34:57.789012 http.c:689              <= Recv header:
+remote: 12:34:57.789012 x.c:1 is mine
+error: RPC failed; HTTP 429 curl 22 The requested URL returned error: 429
+"""
+
+
+def test_the_headers_of_the_last_answer_are_read_from_the_trace_and_its_lines_removed() -> None:
+    said, headers = without_trace(TRACE)
+    assert headers == {"retry-after": "900"}
+    assert said == (
+        "remote: 12:34:57.789012 x.c:1 is mine\n"
+        "error: RPC failed; HTTP 429 curl 22 The requested URL returned error: 429\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "asked"),
+    [
+        (429, {"retry-after": "900"}, 900),
+        (429, {"retry-after": "Mon, 07 Dec 2026 12:15:00 GMT"}, 900),
+        (429, {}, 60),
+        (429, {"retry-after": "soon"}, 60),
+        (403, {"retry-after": "900"}, 900),
+        (403, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1796645700"}, 900),
+        (503, {"retry-after": "900"}, 900),
+        (503, {}, None),
+        (403, {}, None),
+    ],
+)
+def test_a_limit_says_how_long_the_forge_is_left_alone(
+    status: int, headers: dict[str, str], asked: float | None
+) -> None:
+    now = datetime(2026, 12, 7, 12, tzinfo=UTC)
+    error = classify(access(f"The requested URL returned error: {status}"), URL, headers, now)
+    assert isinstance(error, ForgeError)
+    assert (error.status, error.retry_after) == (status, asked)
+    assert (asked is None) == ("wait of 900 s" not in str(error) and "alone for 60 s" not in str(error))
 
 
 def test_a_declined_push_repeats_the_forges_reason() -> None:

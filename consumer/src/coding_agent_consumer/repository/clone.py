@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -210,7 +210,7 @@ class BareClone:
             Otherwise the errors of `Git.remote`.
         """
         require_branch_name(branch)
-        git = Git(self._git.directory, credentials)
+        git = replace(self._git, credentials=credentials)
         reference = f"refs/remotes/fetched/{branch}"
         await git.remote(FETCH, f"+refs/heads/{branch}:{reference}")
         return await _commit_of(git, reference)
@@ -478,6 +478,7 @@ class BareClone:
                 overwritten.
         """
         reference = f"refs/heads/{self.branch}"
+        self._git.quiet.require_over()
         if self._forge_commits is not None:
             tip = await self._forge_commits.push(self.tip, lambda: self._push_check(self.branch))
             await self._git.local("update-ref", reference, tip, self.tip)
@@ -500,6 +501,8 @@ class BareClone:
         try:
             await self._git.remote(command, f"{tip}:{reference}")
         except ForgeError as error:
+            if error.retry_after:
+                raise  # the forge asked for no request now; a push that took effect is repeated without harm
             if not await self._is_on_the_forge(tip):
                 ours = await self._pushed_late()
                 if ours is None:

@@ -130,7 +130,7 @@ class ForgeCommits:
         try:
             await self.commits.append(self.branch, self.head, message.decode("utf-8", "replace"), changes)
         except ForgeError as error:
-            if not await self._made_despite():
+            if error.retry_after or not await self._made_despite():
                 raise
             if await self._tree(self.head) != await self._tree(work):
                 what = f"The branch {self.branch} shows an earlier commit of this task only now."

@@ -15,14 +15,21 @@ import re
 import resource
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from coding_agent_core.errors import ForgeError, ForgeRefusedError, ForgeUnavailableError, SettingsError
 from coding_agent_core.forge.values import CloneSource
+from coding_agent_core.runtime.retry import Clock, Deadline
 
-from coding_agent_consumer.repository.git_errors import REDIRECTED, GitFailedError, classify, shorten
+from coding_agent_consumer.repository.git_errors import (
+    REDIRECTED,
+    GitFailedError,
+    classify,
+    shorten,
+    without_trace,
+)
 
 
 class Credentials(Protocol):
@@ -87,6 +94,30 @@ _CONFIG = {
 }
 
 
+@dataclass(eq=False)
+class Quiet:
+    """The time for which a forge has asked git to send no request. Until then, each one fails at once."""
+
+    clock: Clock = field(default_factory=Clock)
+    _error: ForgeError | None = None
+    _over: Deadline | None = None
+
+    def begin(self, error: ForgeError, seconds: float) -> None:
+        """Begin to be quiet, because of this error."""
+        self._error, self._over = error, Deadline.after(seconds, self.clock)
+
+    def require_over(self) -> None:
+        """Return if a request may be sent.
+
+        Raises:
+            ForgeUnavailableError: the time is not over; `retry_after` says how long it still is.
+        """
+        if self._error is not None and self._over is not None and not self._over.passed:
+            raise ForgeUnavailableError(
+                str(self._error), status=self._error.status, retry_after=self._over.left
+            )
+
+
 @dataclass(frozen=True)
 class Git:
     """Git on one bare repository.
@@ -94,10 +125,12 @@ class Git:
     Attributes:
         directory: the bare repository. Its parent folder is git's HOME and contains no configuration.
         credentials: credentials for the forge that the repository came from.
+        quiet: the time for which the forge asked us to send no request.
     """
 
     directory: Path
     credentials: Credentials
+    quiet: Quiet = field(default_factory=Quiet)
 
     async def local(
         self,
@@ -140,7 +173,8 @@ class Git:
             rest: the part after it.
 
         Raises:
-            ForgeUnavailableError: the forge is unreachable or overloaded, or git ran out of time.
+            ForgeUnavailableError: the forge is unreachable or overloaded, or git ran out of time. If it asked
+                for a wait, `retry_after` has the seconds, and no request is sent before they are over.
             ForgeRefusedError: the token is wrong or lacks a right, or the forge declined the push.
             ForgeNotFoundError: there is no such repository for this token.
             BranchGoneError: the repository does not have the branch.
@@ -148,6 +182,7 @@ class Git:
             GitFailedError: git failed through no fault of the forge, e.g. because the disk is full.
             SettingsError: there is no longer a token.
         """
+        self.quiet.require_over()
         source = await self.credentials("")
         try:
             return await self._remote(source, command, rest)
@@ -169,13 +204,18 @@ class Git:
             ) from error
         # A broken pipe is an end of the connection, and not a failure of this machine.
         if code < 0 and code != -signal.SIGPIPE:
-            raise GitFailedError(f"git {command[0]} {_ended(code, redact(said, source), None)}")
+            said, _ = without_trace(redact(said, source))
+            raise GitFailedError(f"git {command[0]} {_ended(code, said, None)}")
         if code != 0:
+            said, headers = without_trace(said)
             text = redact(said + "\n" + out[-_MAX_ERROR:].decode("utf-8", "replace"), source)
             with contextlib.suppress(SettingsError, ForgeError):
                 # git may have printed a token that was renewed in the meantime.
                 text = redact(text, await self.credentials(""))
-            raise classify(text, source.url)
+            problem = classify(text, source.url, headers)
+            if isinstance(problem, ForgeError) and problem.retry_after:
+                self.quiet.begin(problem, problem.retry_after)
+            raise problem
         return out
 
     async def _run(
@@ -223,6 +263,9 @@ def git_environment(inherited: Mapping[str, str], home: Path, *, token: CloneSou
         # The header is in the environment: arguments are visible to every process, and a file stays behind.
         config[f"http.{token.url}.extraHeader"] = f"Authorization: Basic {basic}"
     env = {name: inherited[name] for name in _PASSED_ON if name in inherited}
+    if token is not None:
+        # The headers of answers, without data, follow git's messages on stderr; nothing is written to a file.
+        env |= {"GIT_TRACE_CURL": "1", "GIT_TRACE_CURL_NO_DATA": "1"}
     if authorities := env.get("SSL_CERT_FILE"):
         # Python's variable for trusted authorities. Git does not know it and has its own.
         env.setdefault("GIT_SSL_CAINFO", authorities)

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TypeVar
 
 from coding_agent_core.errors import (
@@ -24,7 +26,8 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry
+from coding_agent_core.runtime.retry import Clock, RetryPolicy, asked_words, retry
+from coding_agent_forges.rest.pacing import LIMITED_WAIT, rate_limited, retry_after
 
 _T = TypeVar("_T")
 
@@ -33,6 +36,7 @@ _RENAMING = RetryPolicy(tries=3, total=float("inf"), first_wait=1.0, longest_wai
 """How often work starts again after a branch was not there. A forge may show a new name a little later in its
 API than in git."""
 
+_TRACE = r"(?<!remote: )\d\d:\d\d:\d\d\.\d{6} [\w.-]+\.c:\d+ +"
 _SERVER = r"^remote: ?(.*)$"
 _DECLINED = r"^!\t.*\[remote rejected\] \((.*)\)$"
 _REJECTED = r"^!\t.*\[rejected\]"
@@ -92,10 +96,32 @@ class GitFailedError(CodingAgentError):
     """Git failed on this machine, without a request to a forge or through no fault of the forge."""
 
 
-def classify(output: str, url: str) -> CodingAgentError:
+def without_trace(output: str) -> tuple[str, dict[str, str]]:
+    """Return git's output without `GIT_TRACE_CURL`'s lines, and the headers of the last answer in lower case.
+
+    Git's messages have no header, so a forge's Retry-After is only in the trace. A line of it has a time, the
+    place in git's sources, and a direction (git's `trace.c` and `http.c`).
+    """
+    headers: dict[str, str] = {}
+    for line in re.findall(rf"{_TRACE}<= Recv header: (.*)", output):
+        name, colon, value = line.partition(":")
+        if line.startswith("HTTP/"):
+            headers = {}
+        elif colon:
+            headers[name.strip().lower()] = value.strip()
+    return re.sub(rf"{_TRACE}(<=|=>|==) .*\n?", "", output), headers
+
+
+def classify(
+    output: str, url: str, headers: Mapping[str, str] = MappingProxyType({}), now: datetime | None = None
+) -> CodingAgentError:
     """Return the error that git's output about a remote stands for. `output` must be redacted.
 
     A server's own text follows `remote:`, and is never taken for git's.
+
+    Args:
+        headers: those of the last answer, with names in lower case.
+        now: the present time, for a Retry-After that is a date.
     """
     server = [line for line in re.findall(_SERVER, output, re.MULTILINE) if line]
     said = re.sub(_SERVER, "", output, flags=re.MULTILINE)
@@ -107,8 +133,11 @@ def classify(output: str, url: str) -> CodingAgentError:
     if re.search(_UNUSABLE, said):
         return sha_256_ids(url)
     found = re.search(r"returned error: (\d{3})|HTTP (\d{3}) ", said)
-    if found is not None and (error := _of_status(int(found[1] or found[2]), said, server, url)):
-        return error
+    if found is not None:
+        status = int(found[1] or found[2])
+        if limited := _limited(status, url, headers, now or datetime.now(UTC)):
+            return limited
+        return _of_status(status, said, server, url)
     if re.search(_UNAUTHORIZED, said):
         return _unauthorized(url, 401)
     if re.search(_NOT_FOUND, said):
@@ -130,8 +159,28 @@ def _declined(reason: str, server: list[str], url: str) -> ForgeError:
     return ForgeRefusedError(f"{url} declined the push: {words}")
 
 
-def _of_status(status: int, said: str, server: list[str], url: str) -> ForgeError | None:
-    """Return the error for an HTTP status; `None` if the status alone does not decide."""
+def _limited(
+    status: int, url: str, headers: Mapping[str, str], now: datetime
+) -> ForgeUnavailableError | None:
+    """Return the error for a forge that limits the rate of requests, or asks for a wait; else `None`."""
+    if rate_limited(status, headers, b""):
+        asked = retry_after(headers, now)
+        words = asked_words(asked) or f" It is left alone for {LIMITED_WAIT:.0f} s."
+        return ForgeUnavailableError(
+            f"{url} limits the rate of git's requests ({status}).{words}",
+            status=status,
+            retry_after=LIMITED_WAIT if asked is None else asked,
+        )
+    if status >= 500 and (asked := retry_after(headers, now)):
+        return ForgeUnavailableError(
+            f"{url} cannot be reached with git ({status}).{asked_words(asked)}",
+            status=status,
+            retry_after=asked,
+        )
+    return None
+
+
+def _of_status(status: int, said: str, server: list[str], url: str) -> ForgeError:
     if status in (401, 403, 407):
         return _unauthorized(url, status)
     if status in REDIRECTED:

@@ -80,6 +80,11 @@ def asked_wait(asked: float, longest: float, chance: float | None = None) -> flo
     return least * (1 + (random.random() if chance is None else chance) / 10)
 
 
+def asked_words(asked: float | None) -> str:
+    """Return a sentence about the seconds for which a server asks to wait; empty if it asks for none."""
+    return f" It asks for a wait of {asked:.0f} s." if asked else ""
+
+
 @dataclass(frozen=True)
 class RetryPolicy:
     """The policy of retries: limits of tries and times.

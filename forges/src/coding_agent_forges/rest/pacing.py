@@ -25,7 +25,7 @@ from coding_agent_core.errors import (
     RequestKind,
 )
 from coding_agent_core.platforms.text import one_line
-from coding_agent_core.runtime.retry import Clock
+from coding_agent_core.runtime.retry import Clock, asked_words
 
 LIMITED_WAIT = 60.0
 """Seconds to wait after a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
@@ -265,7 +265,7 @@ def forge_error(
         if wait is None and status == 403:
             wait = LIMITED_WAIT
         return ForgeUnavailableError(
-            f"{host} is rate-limiting us ({status}) while {what}{detail}",
+            f"{host} is rate-limiting us ({status}) while {what}{detail}.{asked_words(wait)}",
             status=status,
             retry_after=wait,
         )
@@ -288,10 +288,11 @@ def forge_error(
             status=status,
         )
     if status in (408, 425) or status >= 500:
+        wait = retry_after(headers, now)
         return ForgeUnavailableError(
-            f"{host} could not answer ({status}) while {what}{detail}",
+            f"{host} could not answer ({status}) while {what}{detail}.{asked_words(wait)}",
             status=status,
-            retry_after=retry_after(headers, now),
+            retry_after=wait,
         )
     if status < 400:
         return ForgeError(

@@ -149,16 +149,18 @@ def run_attempt(config: Path | None, environment: Mapping[str, str] | None = Non
     """
     harden_agent_process()
     environment = os.environ if environment is None else environment
+    scrub: Callable[[str], str] = str  # before the settings are read, no secret is known
     try:
         findings = examine(config, environment)
         settings = findings.require()
         configure(settings.logging)
         findings.log()
-        scrub_logs(scrub_for(settings, environment))
+        scrub = scrub_for(settings, environment)
+        scrub_logs(scrub)
         given = _read_input(environment)
         outcome = asyncio.run(_attempt(settings, given, lambda so_far: _write_outcome(so_far, environment)))
     except Exception as error:
-        outcome = outcome_of_error(error)
+        outcome = outcome_of_error(error, scrub)
     log = _logger.error if outcome.outcome_class.counted and not outcome.succeeded else _logger.info
     log("%s: %s", outcome.reason, outcome.message)
     _write_outcome(outcome, environment)

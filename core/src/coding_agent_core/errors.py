@@ -60,6 +60,14 @@ class ForgeArchivedError(ForgeRefusedError):
     """The repository is archived: nothing in it can be changed, whoever asks."""
 
 
+class ForgeRejectedError(ForgeError):
+    """A permanent problem: the forge understood the request and does not accept it (400, 422, a redirect)."""
+
+
+class ForgeConflictError(ForgeRejectedError):
+    """The forge does not accept the request in its present state, which may change (409, 412, 421)."""
+
+
 class ForgeNotFoundError(ForgeError):
     """The item, repository or label does not exist, or the credentials may not see it (404, 410)."""
 

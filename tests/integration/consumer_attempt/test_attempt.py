@@ -22,7 +22,7 @@ from coding_agent_testbed.model.script import Script, Turn
 from coding_agent_testbed.until import until
 
 from tests.fixtures.forge import commit
-from tests.fixtures.system import BOT, PROCESSING, REPOSITORY
+from tests.fixtures.system import BOT, BOT_TOKEN, PROCESSING, REPOSITORY
 from tests.integration.consumer_attempt.conftest import MakePlace
 from tests.integration.consumer_attempt.place import AttemptPlace
 from tests.integration.main_job.scripts import finish, fixes_the_bug, run, script, write
@@ -331,3 +331,16 @@ async def test_it_pushes_nothing_more_once_another_consumer_has_the_task(make_pl
     assert "a.md" in files
     assert "b.md" not in files
     assert place.open_changes() == []
+
+
+@pytest.mark.parametrize(("status", "reason"), [(422, Reason.FORGE_REJECTED), (409, Reason.FORGE_CONFLICT)])
+async def test_a_change_that_the_forge_does_not_accept_ends_the_attempt_with_its_words(
+    make_place: MakePlace, status: int, reason: Reason
+) -> None:
+    place = make_place("github", script(write("a.md", "a\n"), finish("Wrote it.")))
+    words = {"message": f"No issue key in the title, {BOT_TOKEN}"}
+    place.system.forge.fault(method="POST", path=r"/api/v3/.*/pulls", times=None, status=status, body=words)
+    outcome = await place.run(place.given())
+    assert (outcome.reason, outcome.branch) == (reason, FIRST), outcome.message
+    assert "opening a pull request" in outcome.message
+    assert "No issue key in the title, ***" in outcome.message

@@ -411,7 +411,7 @@ async def test_what_is_wrong_is_said_in_a_sentence(world: World, wrong: Wrong) -
 
     with pytest.raises(ForgeError) as told:
         await world.through_the_service().current(REPOSITORY)
-    outcome = outcome_of_error(told.value)
+    outcome = outcome_of_error(told.value, str)
     assert outcome.reason is wrong.reason
     shown, said = (re.sub(r"\d+ s (ahead|behind)", "", str(one)) for one in (outcome.message, caught.value))
     assert shown == said

@@ -11,13 +11,20 @@ from coding_agent_consumer.repository.git_errors import (
     classify,
     without_trace,
 )
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.errors import (
+    ForgeConflictError,
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeRejectedError,
+    ForgeUnavailableError,
+)
 
 URL = "https://forge.example.com/o/r.git"
 REJECTED = "!\tabc:refs/heads/b\t[{}] ({})\n"
 MOVED, GONE, OURS = RemoteMovedError, BranchGoneError, GitFailedError
 REFUSED, NOT_FOUND, DOWN = ForgeRefusedError, ForgeNotFoundError, ForgeUnavailableError
-UNUSABLE = RepositoryUnusableError
+UNUSABLE, REJECTED_BY_FORGE = RepositoryUnusableError, ForgeRejectedError
 
 
 def access(problem: str) -> str:
@@ -26,13 +33,14 @@ def access(problem: str) -> str:
 
 
 ACCESS = [
-    ("The requested URL returned error: 400", REFUSED),
+    ("The requested URL returned error: 400", REJECTED_BY_FORGE),
     ("The requested URL returned error: 401", REFUSED),
     ("The requested URL returned error: 403", REFUSED),
     ("The requested URL returned error: 407", REFUSED),
     ("The requested URL returned error: 302", REFUSED),
     ("The requested URL returned error: 404", NOT_FOUND),
     ("The requested URL returned error: 410", NOT_FOUND),
+    ("The requested URL returned error: 409", ForgeConflictError),
     ("The requested URL returned error: 408", DOWN),
     ("The requested URL returned error: 429", DOWN),
     ("The requested URL returned error: 500", DOWN),
@@ -64,8 +72,8 @@ OF_THE_CONNECTION = [
     ("error: RPC failed; HTTP 401 curl 22 The requested URL returned error: 401", REFUSED),
     ("error: RPC failed; HTTP 403 curl 22 The requested URL returned error: 403", REFUSED),
     ("error: RPC failed; HTTP 404 curl 22 The requested URL returned error: 404", NOT_FOUND),
-    ("error: RPC failed; HTTP 411 curl 22 The requested URL returned error: 411", REFUSED),
-    ("error: RPC failed; HTTP 413 curl 22 The requested URL returned error: 413", REFUSED),
+    ("error: RPC failed; HTTP 411 curl 22 The requested URL returned error: 411", REJECTED_BY_FORGE),
+    ("error: RPC failed; HTTP 413 curl 22 The requested URL returned error: 413", REJECTED_BY_FORGE),
     ("error: RPC failed; HTTP 429 curl 22 The requested URL returned error: 429", DOWN),
     ("error: RPC failed; HTTP 504 curl 22 The requested URL returned error: 504", DOWN),
     ("error: RPC failed; curl 18 transfer closed with outstanding read data remaining", DOWN),

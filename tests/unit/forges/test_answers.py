@@ -6,7 +6,14 @@ from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeRefusedError, ForgeUnavailableError
+from coding_agent_core.errors import (
+    ForgeConflictError,
+    ForgeError,
+    ForgeNotFoundError,
+    ForgeRefusedError,
+    ForgeRejectedError,
+    ForgeUnavailableError,
+)
 from coding_agent_forges.rest.pacing import forge_error, message_of, retry_after
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -15,6 +22,7 @@ SECONDARY = {"message": "You have exceeded a secondary rate limit. Please wait a
 
 
 REFUSED, UNAVAILABLE, GONE = ForgeRefusedError, ForgeUnavailableError, ForgeNotFoundError
+REJECTED = ForgeRejectedError
 LATER = format_datetime(NOW + timedelta(seconds=30))
 
 
@@ -33,8 +41,9 @@ LATER = format_datetime(NOW + timedelta(seconds=30))
         (502, {}, "<html>", UNAVAILABLE, None),
         (503, {"retry-after": LATER}, None, UNAVAILABLE, 30),
         (408, {}, None, UNAVAILABLE, None),
-        (422, {}, {"message": "Validation Failed"}, ForgeError, None),
-        (301, {}, None, ForgeError, None),
+        (422, {}, {"message": "Validation Failed"}, REJECTED, None),
+        (409, {}, None, ForgeConflictError, None),
+        (301, {}, None, REJECTED, None),
     ],
 )  # fmt: skip
 def test_what_an_answer_means(

@@ -247,7 +247,9 @@ class Attempt:
             ):
                 # Another attempt would not help: what is left to do now, if anything, is another cause.
                 return Outcome(reason=Reason.SUPERSEDED, message=str(error))
-            outcome = outcome_of_error(error)
+            outcome = outcome_of_error(error, scrub_for(self.settings, os.environ))
+            if self._work is not None:
+                outcome = outcome.model_copy(update={"branch": self._work.pushed})
             if outcome.reason is Reason.FORGE_UNAVAILABLE and not self.began:
                 # It would hold its place for the whole outage, and tasks of other forges would wait.
                 return outcome.model_copy(update={"reason": Reason.FORGE_DOWN})

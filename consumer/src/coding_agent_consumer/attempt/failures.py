@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from coding_agent_core.errors import (
     CodingAgentError,
+    ForgeConflictError,
     ForgeListTooLongError,
     ForgeNotFoundError,
     ForgeRefusedError,
+    ForgeRejectedError,
     ForgeUnavailableError,
     SettingsError,
     WithdrawnError,
@@ -38,6 +41,8 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
     (ForgeUnavailableError, Reason.FORGE_UNAVAILABLE),
     (ForgeRefusedError, Reason.FORGE_REFUSED),
     (ForgeListTooLongError, Reason.FORGE_REFUSED),
+    (ForgeConflictError, Reason.FORGE_CONFLICT),
+    (ForgeRejectedError, Reason.FORGE_REJECTED),
     (BranchGoneError, Reason.BRANCH_GONE),
     (ForgeNotFoundError, Reason.ITEM_GONE),
     (RemoteMovedError, Reason.BRANCH_MOVED),
@@ -55,13 +60,19 @@ _REASON_OF_ERROR: tuple[tuple[type[Exception], Reason], ...] = (
 )
 
 
-def outcome_of_error(error: Exception) -> Outcome:
-    """Return the outcome of an attempt that met this error. Log unexpected errors with their traceback."""
-    for kind, reason in _REASON_OF_ERROR:
-        if isinstance(error, kind):
-            retry_after = getattr(error, "retry_after", None)
-            answered = error.answered if isinstance(error, WithdrawnError) else None
-            return Outcome(reason=reason, message=str(error), retry_after=retry_after, answered=answered)
-    _logger.error("The attempt failed unexpectedly", exc_info=error)
+def outcome_of_error(error: Exception, scrub: Callable[[str], str]) -> Outcome:
+    """Return the outcome of an attempt that met this error. Log each defect with its traceback.
+
+    Args:
+        scrub: removes secrets from the message, which may have words of the forge.
+    """
+    reason = next((reason for kind, reason in _REASON_OF_ERROR if isinstance(error, kind)), Reason.INTERNAL)
+    if reason is Reason.INTERNAL:
+        _logger.error("The attempt failed unexpectedly", exc_info=error)
+    # The text of an unexpected exception may contain code or a secret.
     message = f"The attempt failed unexpectedly ({type(error).__name__}); see its log for details."
-    return Outcome(reason=Reason.INTERNAL, message=message)
+    if isinstance(error, CodingAgentError):
+        message = scrub(str(error))
+    answered = error.answered if isinstance(error, WithdrawnError) else None
+    asked = getattr(error, "retry_after", None)
+    return Outcome(reason=reason, message=message, retry_after=asked, answered=answered)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -54,6 +55,7 @@ from coding_agent_consumer.item.forge_tasks import (
 )
 from coding_agent_consumer.queue.circuit_breaker import CircuitBreaker, ForgePermit
 from coding_agent_consumer.queue.claim_checks import ClaimChecks, OutdatedError, TaskStoppedError
+from coding_agent_consumer.transcripts.transcript import scrub_for
 from coding_agent_consumer.workspace.egress import Identities, denials
 
 _logger = logging.getLogger("coding_agent.task_handler")
@@ -427,7 +429,8 @@ class TaskHandler:
         item would show forever that an attempt runs. If the item shows an end already, this is not replaced,
         because the next delivery shows its labels again.
         """
-        outcome, task, attempt = outcome_of_error(error), progress.task, progress.attempt
+        outcome = outcome_of_error(error, scrub_for(self.settings, os.environ))
+        task, attempt = progress.task, progress.attempt
         limit = self.settings.consumer.max_attempts
         _logger.warning("Cannot go on with %s: %s", claim.task.request.item.display, outcome.message)
         is_over = isinstance(error, ForgeNotFoundError) or attempt >= limit + _SHOWING_TRIES

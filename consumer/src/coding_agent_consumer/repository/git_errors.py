@@ -27,7 +27,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
 )
 from coding_agent_core.runtime.retry import Clock, RetryPolicy, asked_words, retry
-from coding_agent_forges.rest.pacing import LIMITED_WAIT, rate_limited, retry_after
+from coding_agent_forges.rest.pacing import LIMITED_WAIT, rate_limited, rejection, retry_after
 
 _T = TypeVar("_T")
 
@@ -194,7 +194,7 @@ def _of_status(status: int, said: str, server: list[str], url: str) -> ForgeErro
     if status in (408, 425, 429) or status >= 500:
         return ForgeUnavailableError(f"{url} cannot be reached with git: {words}", status=status)
     # 413: the pack is larger than a proxy or the forge accepts.
-    return ForgeRefusedError(f"{url} did not accept git's request ({status}): {words}", status=status)
+    return rejection(f"{url} did not accept git's request ({status}): {words}", status)
 
 
 def _moved(url: str) -> RemoteMovedError:

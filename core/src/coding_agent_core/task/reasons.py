@@ -68,6 +68,8 @@ class Reason(StrEnum):
     FORGE_UNAVAILABLE = "ForgeUnavailable"
     FORGE_DOWN = "ForgeDown"
     FORGE_REFUSED = "ForgeRefused"
+    FORGE_REJECTED = "ForgeRejected"
+    FORGE_CONFLICT = "ForgeConflict"
     BRANCH_MOVED = "BranchMoved"
     NOT_AUTHORIZED = "NotAuthorized"
     NOT_APPROVED = "NotApproved"
@@ -218,6 +220,18 @@ REASONS: Mapping[str, ReasonFacts] = {
         "The forge refused one of the agent's requests.",
         "Check that the bot's account may push to this repository, and that its token has not expired.",
         ExitCode.REFUSED,
+    ),
+    Reason.FORGE_REJECTED: ReasonFacts(
+        ReasonClass.PERMANENT,
+        "The forge did not accept one of the agent's requests.",
+        "The message has the forge's words. If they name no setting or rule of yours, please report them.",
+        ExitCode.REFUSED,
+    ),
+    Reason.FORGE_CONFLICT: ReasonFacts(
+        ReasonClass.TRANSIENT,
+        "The forge could not accept one of the agent's requests in its present state.",
+        f"The message has the forge's words. {_LATER}",
+        ExitCode.TEMPORARY,
     ),
     Reason.NOT_AUTHORIZED: ReasonFacts(
         ReasonClass.PERMANENT,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from coding_agent_core.errors import ForgeError, ForgeNotFoundError
+from coding_agent_core.errors import ForgeNotFoundError, ForgeRejectedError
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.values import (
     BranchFacts,
@@ -297,7 +297,7 @@ class GiteaForge(Forge):
 
     async def rerun_check(self, change: Item, run: str) -> None:
         """Raise an error, because the check behind a commit status cannot be run again."""
-        raise ForgeError(f"{self.host} cannot run a check of {change.display} again")
+        raise ForgeRejectedError(f"{self.host} cannot run a check of {change.display} again")
 
     async def set_status(self, item: Item, commit: str, status: CommitStatus) -> None:
         body = {"state": status.state.value, "context": status.name, "description": status.description}

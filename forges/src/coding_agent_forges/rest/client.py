@@ -21,6 +21,7 @@ import httpx2
 from coding_agent_core.errors import (
     ForgeError,
     ForgeNotFoundError,
+    ForgeRejectedError,
     ForgeUnavailableError,
     RequestKind,
     SettingsError,
@@ -389,13 +390,13 @@ class ForgeClient:
                             end += part
                             del end[:-limit]
                             if size > _LONGEST:
-                                raise ForgeError(
+                                raise ForgeRejectedError(
                                     f"{self.host} sent more than {_LONGEST} bytes while {call.what}"
                                 )
                         return bytes(end)
         except (TimeoutError, httpx2.HTTPError) as error:
             raise self._unreachable(call, error) from None
-        raise ForgeError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
+        raise ForgeRejectedError(f"{self.host} redirects more than {_REDIRECTS} times while {call.what}")
 
     def parse(self, type_: type[_T], response: httpx2.Response, call: Call) -> _T:
         """Validate a response as `type_`. Some forges write an empty list as null.

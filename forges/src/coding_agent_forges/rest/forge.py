@@ -9,7 +9,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
-from coding_agent_core.errors import ForgeError, ForgeListTooLongError, ForgeUnavailableError, SettingsError
+from coding_agent_core.errors import (
+    ForgeError,
+    ForgeListTooLongError,
+    ForgeRejectedError,
+    ForgeUnavailableError,
+    SettingsError,
+)
 from coding_agent_core.forge.changes import ChangeSnapshot, OpenChanges, ReviewThread
 from coding_agent_core.forge.item_forge import ItemForge
 from coding_agent_core.forge.values import (
@@ -579,7 +585,7 @@ class Forge(OwnComments, ItemForge, ABC):
         call = Call("GET", found.address, what, repository=item.repository)
         data = await self.client.end_of(call, limit + 1, with_token=found.with_token)
         if len(data) > limit:
-            raise ForgeError(f"an attachment of {item.display} has more than {limit} bytes")
+            raise ForgeRejectedError(f"an attachment of {item.display} has more than {limit} bytes")
         return data
 
     async def clone_source(

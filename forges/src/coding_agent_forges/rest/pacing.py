@@ -17,9 +17,11 @@ from math import inf
 
 from coding_agent_core.errors import (
     ForgeArchivedError,
+    ForgeConflictError,
     ForgeError,
     ForgeNotFoundError,
     ForgeRefusedError,
+    ForgeRejectedError,
     ForgeUnavailableError,
     NotYetError,
     RequestKind,
@@ -295,12 +297,21 @@ def forge_error(
             retry_after=wait,
         )
     if status < 400:
-        return ForgeError(
+        return ForgeRejectedError(
             f"{host} redirects elsewhere ({status}) while {what}. Our token is not sent there; "
             "check the `api_url`.",
             status=status,
         )
-    return ForgeError(f"{host} did not accept {what} ({status}){detail}", status=status)
+    return rejection(f"{host} did not accept {what} ({status}){detail}", status)
+
+
+def rejection(message: str, status: int) -> ForgeRejectedError:
+    """Return the error for a status of 400 to 499 that says nothing about rights, limits or availability.
+
+    The request stays as it is, so only a status about something else than the request can be over later: 409
+    Conflict, 412 Precondition Failed and 421 Misdirected Request (RFC 9110).
+    """
+    return (ForgeConflictError if status in (409, 412, 421) else ForgeRejectedError)(message, status=status)
 
 
 def rate_limited(status: int, headers: Mapping[str, str], content: bytes) -> bool:

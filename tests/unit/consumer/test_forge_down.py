@@ -53,10 +53,10 @@ def test_one_task_at_a_time_tests_a_forge_that_is_down_at_growing_intervals() ->
     assert [breaker.trial() for _ in range(3)].count(None) == 0
 
 
-def test_a_forge_that_asks_for_a_wait_gets_it_up_to_an_hour() -> None:
+def test_a_forge_that_asks_for_a_wait_gets_it_up_to_a_day() -> None:
     time = Time()
     breaker = CircuitBreaker(time.clock)
-    for asked, delay in ((90.0, 100), (1e9, 3610)):
+    for asked, delay in ((90.0, 100), (1e9, 86_410)):
         trial(breaker).failed(asked)
         assert breaker.delay() == delay
         time.now += 90
@@ -141,10 +141,16 @@ UNUSED: Any = None
 
 @pytest.mark.parametrize(
     ("asked", "least", "most"),
-    [(None, 15, 30), (0.0, 15, 30), (60.0, 60, 66), (600.0, 545, 600), (7200.0, 545, 600)],
+    [
+        (None, 15, 30),
+        (0.0, 15, 30),
+        (60.0, 60, 66),
+        (600.0, 600, 660),
+        (7200.0, 7200, 7920),
+        (1e9, 86_400, 95_040),
+    ],
 )
-def test_an_asked_wait_is_kept_spread_and_capped(asked: float | None, least: float, most: float) -> None:
-    """A task waits no longer than its comment says, whatever the model or the forge asks for."""
+def test_an_asked_wait_is_kept_in_full_and_spread(asked: float | None, least: float, most: float) -> None:
     handler = TaskHandler(Settings(), {}, UNUSED, asyncio.Event())
     waits = [handler._delay(1, asked) for _ in range(50)]
     assert least <= min(waits) < max(waits) <= most
@@ -169,3 +175,23 @@ async def test_a_check_that_failed_is_repeated(error: Exception) -> None:
     async with asyncio.timeout(60), handler._watch(claim, task) as (stop, why):
         await stop.wait()
     assert why == [withdrawn]
+
+
+@pytest.mark.parametrize("reason", [Reason.MODEL_UNAVAILABLE, Reason.FORGE_UNAVAILABLE])
+def test_a_wait_that_a_model_or_a_forge_asks_for_costs_no_attempt(world: World, reason: Reason) -> None:
+    limited = Outcome(reason=reason, message="It asks for a wait of 5400 s.", retry_after=5400)
+    world.works, world.outcomes = False, [limited] * 2
+    world.label()
+    world.sleep(5300)
+    assert world.item.state is not None
+    assert (world.item.state.phase, world.item.state.attempt) == (Phase.QUEUED, 1)
+    assert world.item.comment is not None
+    assert "It asks for a wait of 5400 s." in world.item.comment.body
+    assert len(world.outcomes) == 1, "one attempt so far"
+    world.sleep(5200)
+    assert world.outcomes == []
+    world.works = True
+    world.sleep(7000)
+    world.calm_down()
+    assert world.item.labels == {DONE}
+    assert world.attempts == [("uuid-1", 1, 1)], "it has the number of the first attempt"

@@ -119,10 +119,22 @@ def test_next_wait(
 
 @pytest.mark.parametrize(
     ("asked", "chance", "wait"),
-    [(0, 1.0, 0), (60, 0.0, 60), (60, 0.5, 63), (900, 1.0, 900), (7200, 1.0, 900), (7200, 0.0, 818.2)],
+    [
+        (0, 1.0, 0),
+        (60, 0.0, 60),
+        (60, 0.5, 63),
+        (900, 0.0, 900),
+        (900, 1.0, 990),
+        (3600, 0.0, 3600),
+        (86_400, 0.0, 86_400),
+        (86_400, 1.0, 95_040),
+        (1e9, 0.0, 86_400),
+    ],
 )
-def test_an_asked_wait_is_spread_and_capped(asked: float, chance: float, wait: float) -> None:
-    assert asked_wait(asked, 900, chance) == pytest.approx(wait, abs=0.1)
+def test_an_asked_wait_is_kept_in_full_up_to_a_day_and_spread_by_a_tenth(
+    asked: float, chance: float, wait: float
+) -> None:
+    assert asked_wait(asked, chance=chance) == pytest.approx(wait, abs=0.1)
 
 
 LOGGER = logging.getLogger("test")

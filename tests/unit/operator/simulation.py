@@ -23,6 +23,7 @@ POLICY = AttemptPolicy(
     keep_jobs=100,
     backoff_base=1,
     backoff_max=10,
+    asked_max=10,
     pod_check_interval=15,
     image_after=50,
 )

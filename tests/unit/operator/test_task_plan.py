@@ -20,7 +20,7 @@ from coding_agent_operator.tasks.plan import (
     plan_task,
     status_with_defect,
 )
-from coding_agent_operator.tasks.state import Stage, stage_of
+from coding_agent_operator.tasks.state import MAX_WAITS, Stage, stage_of
 
 from tests.unit.operator.making import (
     NOW,
@@ -359,16 +359,50 @@ def test_usage_adds_up_and_the_newest_result_counts() -> None:
     assert end.result.usage.requests == 3
 
 
-def test_the_model_is_not_asked_again_before_it_wants_to() -> None:
-    patient = failed(**said(Reason.MODEL_UNAVAILABLE, retry_after=500.0))
-    plan = plan_task(task(status(attempt())), [patient], WAIT, NOW, POLICY)
+@pytest.mark.parametrize("reason", [Reason.MODEL_UNAVAILABLE, Reason.FORGE_UNAVAILABLE, Reason.FORGE_DOWN])
+@pytest.mark.parametrize(
+    ("asked", "kept"), [(500, 500), (900, 900), (3600, 3600), (86_400, 86_400), (1e9, 86_400)]
+)
+def test_the_wait_that_a_model_or_a_forge_asks_for_is_kept_in_full_and_costs_no_attempt(
+    reason: Reason, asked: float, kept: float
+) -> None:
+    patient = failed(**said(reason, retry_after=asked))
+    plan = plan_task(task(status(attempt()), max_attempts=1), [patient], WAIT, NOW, POLICY)
     assert plan.requeue_at is not None
     # Not all tasks return to it at once.
-    assert timedelta(seconds=500) < plan.requeue_at - ago(1) <= timedelta(seconds=550)
+    assert timedelta(seconds=kept) < plan.requeue_at - ago(1) <= timedelta(seconds=kept * 1.1)
     assert plan.status is not None
-    written = task(plan.status)
-    assert plan_task(written, [], GO, NOW + timedelta(seconds=490), POLICY).create is None
-    assert plan_task(written, [], GO, NOW + timedelta(seconds=550), POLICY).create == 2
+    assert (plan.status.phase, plan.status.attempts[-1].counted) == (Phase.BACKOFF, False)
+    written = task(plan.status, max_attempts=1)
+    assert plan_task(written, [], GO, NOW + timedelta(seconds=kept - 10), POLICY).create is None
+    assert plan_task(written, [], GO, NOW + timedelta(seconds=kept * 1.1), POLICY).create == 2
+
+
+def test_a_service_that_asks_for_a_wait_each_time_ends_the_task() -> None:
+    def after(waits: int) -> Phase | None:
+        waited = [attempt(n, FAILED, counted=False, **LONG_AGO) for n in range(1, waits)]
+        ended = job(
+            waits,
+            failure="BackoffLimitExceeded",
+            pods=(pod(**said(Reason.MODEL_UNAVAILABLE, retry_after=9.0)),),
+        )
+        plan = plan_task(task(status(*waited, attempt(waits))), [ended], WAIT, NOW, POLICY)
+        return plan.status.phase if plan.status is not None else None
+
+    assert (after(MAX_WAITS), after(MAX_WAITS + 1)) == (Phase.BACKOFF, Phase.FAILED)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "due"),
+    [(600, False), (3600, True), (86_400, True)],
+)
+def test_after_the_clock_was_set_back_an_own_delay_is_not_longer_than_it_can_be(
+    ahead: float, due: bool
+) -> None:
+    end = NOW + timedelta(seconds=ahead)
+    ended = attempt(outcome=FAILED, completion_time=end)
+    waits = task(status(ended, next_attempt_time=end + timedelta(seconds=20)))
+    assert (plan_task(waits, [], GO, NOW, POLICY).create == 2) is due
 
 
 def test_a_next_time_edited_by_hand_is_not_believed() -> None:

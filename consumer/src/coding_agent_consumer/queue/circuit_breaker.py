@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from coding_agent_core.runtime.retry import Clock, backoff
+from coding_agent_core.runtime.retry import LONGEST_ASKED_WAIT, Clock, backoff
 
 FIRST_WAIT = 10.0
 """Seconds before a forge that did not answer is tried again. Each further failure doubles the wait."""
 LONGEST_WAIT = 60.0
 """The most seconds of such a wait, unless the forge asks for more: work goes on soon after an outage."""
-LONGEST_ASKED_WAIT = 3600.0
-"""The most seconds that a forge may ask for: GitHub resets its rate limit within an hour."""
 
 
 @dataclass(eq=False)

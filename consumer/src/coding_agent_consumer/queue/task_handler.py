@@ -20,6 +20,7 @@ from coding_agent_core.queues.interfaces import Claim, TaskSource
 from coding_agent_core.reporting.comment import State
 from coding_agent_core.runtime.metrics import BACKGROUND_ERRORS
 from coding_agent_core.runtime.retry import (
+    LONGEST_ASKED_WAIT,
     Clock,
     Deadline,
     asked_wait,
@@ -79,21 +80,26 @@ _GRACE = 60.0
 _SHOWING_TRIES = 10
 """Further deliveries after the last attempt to show a task's end while the forge refuses that."""
 _LONGEST_DELAY_S = 600.0
-"""Longest delay before an attempt. RabbitMQ rounds delays up, by a quarter at most."""
+"""Longest delay before an attempt that nobody asks for. RabbitMQ rounds delays up, by a quarter at most."""
+_MOST_WAITS = 20
+"""This many times a task may be given back because the model or the forge asks for a wait."""
 _OVERTIME = 600.0
 """Seconds beyond an attempt's time in which its finished work can still be pushed."""
 
 
-class _ForgeDownError(Exception):
-    """The forge is down before the work of an attempt has begun: the task goes back to the queue.
+class _LaterError(Exception):
+    """The task goes back to the queue, and the attempt does not count.
+
+    The forge is down before the work of an attempt has begun, or the model or the forge asks for a wait.
 
     Attributes:
-        asked: seconds that the forge asks to wait, if it says so.
+        outcome: how the attempt ended, or would end. Its `retry_after` says how long to wait, if that was
+            asked for.
     """
 
-    def __init__(self, message: str, asked: float | None) -> None:
-        super().__init__(message)
-        self.asked = asked
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message)
+        self.outcome = outcome
 
 
 @dataclass
@@ -115,14 +121,17 @@ class _Progress:
 
 @dataclass
 class _GivenBack:
-    """The count of how often a task was given back because its forge is down.
+    """The count of how often a task was given back.
 
     Attributes:
-        patience: after this deadline, giving the task back counts as a failed attempt.
+        patience: after this deadline, giving the task back counts as a failed attempt. The time for which
+            somebody asked to wait does not count.
+        waits: how often somebody asked to wait.
     """
 
     patience: Deadline
     times: int = 0
+    waits: int = 0
 
 
 @dataclass
@@ -184,11 +193,11 @@ class TaskHandler:
                     await self._with_item(claim, forge, progress)
                 except TaskStoppedError:
                     raise
-                except _ForgeDownError as error:
+                except _LaterError as error:
                     await self._give_back(claim, progress, error)
                 except Exception as error:  # still with the item's lock, because the item shows the end
                     await self._settle_failure(claim, progress, error)
-        except _ForgeDownError as error:
+        except _LaterError as error:
             await self._give_back(claim, progress, error)
         except TaskStoppedError:
             _logger.info(
@@ -201,25 +210,32 @@ class TaskHandler:
         finally:
             trial.over()
 
-    async def _give_back(self, claim: Claim, progress: _Progress, error: _ForgeDownError) -> None:
-        """Give a task whose forge is down back to the queue. After a long time this counts as an attempt."""
+    async def _give_back(self, claim: Claim, progress: _Progress, error: _LaterError) -> None:
+        """Give a task back to the queue as the same attempt. After a long time this counts as an attempt."""
         item, uuid = claim.task.request.item, claim.task.uuid
         for other in [one for one, it in self._given_back.items() if it.patience.left < -_FORGE_PATIENCE]:
             del self._given_back[other]  # another consumer has that task
         patience = Deadline.after(_FORGE_PATIENCE, self.clock)
         given_back = self._given_back.setdefault(uuid, _GivenBack(patience))
         given_back.times += 1
-        if given_back.patience.passed:
+        given_back.waits += bool(error.outcome.retry_after)
+        task, outcome = progress.task, error.outcome
+        if given_back.patience.passed or given_back.waits > _MOST_WAITS:
             del self._given_back[uuid]
-            await self._settle_failure(claim, progress, ForgeUnavailableError(str(error)))
+            if task is not None and outcome.retryable:
+                await self._settle(claim, task, outcome)
+            else:
+                await self._settle_failure(claim, progress, ForgeUnavailableError(str(error)))
             return
-        task, delay = progress.task, self._breakers[item.host].delay(error.asked)
+        asked = outcome.retry_after
+        delay = self._breakers[item.host].delay(asked)
         if task is not None and not claim.lost.is_set():
             # The comment may show a running attempt, which the next delivery would count.
-            outcome = Outcome(reason=Reason.FORGE_UNAVAILABLE, message=str(error))
             await self._comment(claim, task, Phase.QUEUED, outcome, None)
             # Wait longer: the forge answers some requests, so each further try changes the comment twice.
-            delay = max(delay, self._delay(given_back.times, error.asked))
+            delay = max(delay, self._delay(given_back.times, asked))
+        if asked:
+            given_back.patience = Deadline.after(delay + _FORGE_PATIENCE, self.clock)
         wait = await claim.retry(delay, progress.attempt)
         _logger.warning("Gave %s back to the queue for %.0f s: %s", item.display, wait or 0.0, error)
 
@@ -389,7 +405,9 @@ class TaskHandler:
                 raise TaskStoppedError
         if outcome.reason is Reason.FORGE_DOWN:
             progress.trial.failed(outcome.retry_after)
-            raise _ForgeDownError(outcome.message, outcome.retry_after)
+            raise _LaterError(outcome)
+        if outcome.retryable and outcome.retry_after:
+            raise _LaterError(outcome)
         self._given_back.pop(claim.task.uuid, None)
         await self._settle(claim, task, outcome)
 
@@ -508,14 +526,15 @@ class TaskHandler:
 
         Raises:
             ForgeError: the forge refused.
-            _ForgeDownError: the forge is down.
+            _LaterError: the forge is down.
             TaskStoppedError: the consumer shut down, or the claim was lost, while waiting.
         """
         try:
             return await self._retrying(claim, action, within=_START_PATIENCE)
         except ForgeUnavailableError as error:
             progress.trial.failed(error.retry_after)
-            raise _ForgeDownError(str(error), error.retry_after) from error
+            down = Outcome(reason=Reason.FORGE_DOWN, message=str(error), retry_after=error.retry_after)
+            raise _LaterError(down) from error
         except ForgeError:
             progress.trial.answered()
             raise
@@ -543,10 +562,11 @@ class TaskHandler:
 
     def _delay(self, attempt: int, asked: float | None) -> float:
         clocks = self.settings.development
-        longest = _LONGEST_DELAY_S if clocks.retry_delay_max is None else clocks.retry_delay_max
+        most = clocks.retry_delay_max
+        longest, longest_asked = (_LONGEST_DELAY_S, LONGEST_ASKED_WAIT) if most is None else (most, most)
         own = backoff(attempt, clocks.retry_delay, longest, self.clock.chance())
         # Whoever asks for a longer wait knows when an answer is possible again.
-        return max(own, asked_wait(asked or 0.0, longest, self.clock.chance()))
+        return max(own, asked_wait(asked or 0.0, longest_asked, self.clock.chance()))
 
 
 async def consume(source: TaskSource, handler: TaskHandler, *, concurrency: int) -> None:

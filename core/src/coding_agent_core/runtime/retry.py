@@ -68,16 +68,19 @@ def backoff(failures: int, first: float, longest: float, chance: float | None = 
     return wait * (0.5 + (random.random() if chance is None else chance) / 2)
 
 
-def asked_wait(asked: float, longest: float, chance: float | None = None) -> float:
-    """Return the seconds to wait if a server asks for a delay: up to a tenth more, but at most `longest`.
+LONGEST_ASKED_WAIT = 24 * 3600.0
+"""The most seconds of a wait that a server asks for. The limits of GitHub and of models' providers start
+again within a day."""
 
-    At the limit, waits are up to a tenth shorter than `longest`, so that they are spread there too.
+
+def asked_wait(asked: float, longest: float = LONGEST_ASKED_WAIT, chance: float | None = None) -> float:
+    """Return the seconds to wait if a server asks for a delay: never less, and up to a tenth more.
 
     Args:
+        longest: the most seconds that are kept of what the server asks for.
         chance: a number in [0, 1), random by default, so that clients do not all return at once.
     """
-    least = min(asked, longest / 1.1)
-    return least * (1 + (random.random() if chance is None else chance) / 10)
+    return min(asked, longest) * (1 + (random.random() if chance is None else chance) / 10)
 
 
 def asked_words(asked: float | None) -> str:

@@ -35,7 +35,7 @@ class Development(Section):
     model or a forge is often over after half a minute. The operator subtracts a random part, up to half."""
     retry_delay_max: Duration | None = None
     """Upper bound of any delay before an attempt, including one that a model or a forge asks for; `None`: the
-    program's own."""
+    program's own, and a day for a delay that was asked for."""
     check_interval: Interval = 300.0
     """Between two checks of an active task's item if nothing changes, for events that no webhook brought.
     More often would use up a forge's limits."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from math import inf
 
 from coding_agent_core.platforms.text import printable
-from coding_agent_core.runtime.retry import asked_wait, backoff
+from coding_agent_core.runtime.retry import LONGEST_ASKED_WAIT, asked_wait, backoff
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.operator import Policy
 from coding_agent_core.task.agenttask import AttemptStatus, OutcomeType
@@ -24,7 +24,7 @@ from coding_agent_operator.cluster.observed import NOT_READY_TO_START, Job, Pod
 
 _DEADLINE = "DeadlineExceeded"
 _LONGEST_DELAY_S = 900.0
-"""Upper bound of any delay before an attempt. After an outage of hours, work goes on in this time."""
+"""Upper bound of a delay that nobody asks for. After an outage of hours, work goes on in this time."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,14 @@ class AttemptOutcome:
 
     @property
     def counted(self) -> bool:
-        """Whether the attempt counts against the task's maximum."""
-        return self._class.counted
+        """Whether the attempt counts against the task's maximum. A wait that was asked for costs none."""
+        return self._class.counted and not self.asked_to_wait
+
+    @property
+    def asked_to_wait(self) -> bool:
+        """Whether the model or the forge asked for a wait, so that another attempt can help after it."""
+        asked = self.report.retry_after if self.report is not None else None
+        return self.retried and bool(asked)
 
     @property
     def _class(self) -> ReasonClass:
@@ -194,7 +200,8 @@ class AttemptPolicy:
     Attributes:
         keep_jobs: time after which a finished Job is deleted.
         backoff_base: upper bound of the first delay before another attempt; it doubles with each failure.
-        backoff_max: upper bound of any delay, including one that a model or a forge asks for.
+        backoff_max: upper bound of any delay that nobody asks for.
+        asked_max: upper bound of the delay that a model or a forge asks for; up to a tenth is added.
         pod_check_interval: time between two checks of the pods of a Job that is not ready yet.
     """
 
@@ -205,6 +212,7 @@ class AttemptPolicy:
     keep_jobs: int
     backoff_base: float
     backoff_max: float
+    asked_max: float
     pod_check_interval: float
     # A kubelet retries a pull with growing delays. After five minutes it has tried four or five times, and
     # an image that is missing or refused will not come.
@@ -221,6 +229,7 @@ class AttemptPolicy:
             keep_jobs=policy.keep_jobs,
             backoff_base=development.retry_delay,
             backoff_max=_LONGEST_DELAY_S if longest is None else longest,
+            asked_max=LONGEST_ASKED_WAIT if longest is None else longest,
             pod_check_interval=development.pod_check_interval,
         )
 
@@ -370,19 +379,21 @@ def next_attempt_time(
     """Return when the next attempt may start.
 
     Args:
-        now: the current time. No wait is longer than `policy.backoff_max`: if the result would be later, the
-            clock was set back, and the attempt is due.
+        now: the current time. No own delay is longer than `policy.backoff_max`, and none that was asked for
+            longer than `policy.asked_max` and a tenth: if the result would be later, the clock was set back,
+            and the attempt is due.
         asked: seconds for which the model or the forge asked to wait when the last attempt ended.
         stored: the time decided when the last attempt ended; ignored if it is impossible.
     """
     end = attempts[-1].completion_time if attempts else None
     if end is None:
         return None
-    longest = timedelta(seconds=policy.backoff_max)
+    own = timedelta(seconds=policy.backoff_max)
+    longest = max(own, timedelta(seconds=policy.asked_max * 1.1))
     soonest = end + timedelta(seconds=delay_after(uid, attempts, policy))
     if asked is not None:
-        wait = asked_wait(asked, policy.backoff_max, _chance(uid, attempts[-1]))
+        wait = asked_wait(asked, policy.asked_max, _chance(uid, attempts[-1]))
         soonest = max(soonest, end + timedelta(seconds=wait))
     if stored is not None and end <= stored <= end + longest:
         soonest = max(soonest, stored)
-    return soonest if soonest <= now + longest else now
+    return soonest if soonest <= now + (own if soonest <= end + own else longest) else now

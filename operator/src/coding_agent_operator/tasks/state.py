@@ -38,6 +38,9 @@ MAX_RECORDED = 60
 """Maximum number of attempts of a task. A status can hold a few more (`maxItems` 64 in the CRD)."""
 MAX_RESTARTS = 3
 """This many attempts of a task may end because they need another environment."""
+MAX_WAITS = 20
+"""This many attempts of a task may end because the model or the forge asks for a wait. They do not count, but
+a service that always asks must not be asked for ever."""
 COMMAND_WAIT = timedelta(minutes=10)
 """How long an unchecked `/cancel` keeps attempts from starting. There is a limit because anyone can write the
 command, and without a reporter nobody checks it. The time counts from its arrival by the receiver's clock."""
@@ -333,6 +336,10 @@ def _task_outcome(
     if restarts > MAX_RESTARTS:
         many = f"{message} It has changed {restarts} times during this task, so the operator gave up."
         return TaskOutcome(Phase.FAILED, Reason.ENVIRONMENT_CHANGED, many)
+    waits = sum(1 for one in attempts if one.outcome is OutcomeType.FAILED and not one.counted)
+    if waits > MAX_WAITS:
+        many = f"{message} {waits} attempts were asked to wait, so the operator gave up."
+        return TaskOutcome(Phase.FAILED, reason, many)
     disruptions = [attempt for attempt in attempts if attempt.outcome is OutcomeType.DISRUPTED]
     disrupted = sum(1 for attempt in disruptions if attempt.reason not in AT_ONCE)
     # Disruptions do not count against `maxAttempts`, but a pod that is always evicted must not run for

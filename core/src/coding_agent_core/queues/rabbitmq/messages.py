@@ -20,7 +20,8 @@ from coding_agent_core.runtime.retry import backoff
 from coding_agent_core.task.model import Frozen, Item, new_uuid, task_name
 from coding_agent_core.task.queued_task import QueuedTask
 
-MAX_DELAY_SECONDS = 24 * 3600
+MAX_DELAY_SECONDS = 27 * 3600
+"""A day, as long as a server may ask to wait, with a tenth more."""
 _DELAY_STEPS = 8
 """Delays are rounded up to three significant bits, so that few queues exist; this adds at most a quarter."""
 _DELAY_QUEUE_REST = 60

@@ -5,6 +5,7 @@ from pathlib import Path
 import httpx2
 import pytest
 from coding_agent_testbed.forge import ForgeServer, Kind
+from coding_agent_testbed.until import until
 
 from tests.fixtures.forge import PERSON_TOKEN, REPOSITORY, admin, client, git, git_url, plant_fault, push_fix
 
@@ -20,6 +21,16 @@ def test_the_connection_is_cut_before_or_after_the_work(
         api.post(f"/repos/{REPOSITORY}/issues/1/comments", json={"body": "x"})
 
     assert [comment.body for comment in github_forge.item(REPOSITORY, 1).comments] == kept
+
+
+def test_a_slow_forge_does_what_a_client_asked_for_that_has_gone(github_forge: ForgeServer) -> None:
+    plant_fault(github_forge, method="POST", path=".*/comments", delay_ms=1000)
+    comments = f"/repos/{REPOSITORY}/issues/1/comments"
+    with client(github_forge) as api, pytest.raises(httpx2.ReadTimeout):
+        api.post(comments, json={"body": "x"}, timeout=0.1)  # meant to expire
+    issue = github_forge.item(REPOSITORY, 1)
+    assert not issue.comments
+    until("the comment is stored", lambda: issue.comments)
 
 
 def test_a_fault_with_an_id_hits_every_request_until_it_is_ended(github_forge: ForgeServer) -> None:

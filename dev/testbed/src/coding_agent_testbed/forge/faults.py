@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import deque
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -100,6 +101,7 @@ class Faults:
             await self.app(scope, receive, send)
             return
         if fault.delay_ms:
+            receive = await _kept(receive)
             await asyncio.sleep(fault.delay_ms / 1000)
         if fault.close is not None:
             request = _Whole(receive)
@@ -145,6 +147,22 @@ class _Whole:
         """Read what is left."""
         while not self._ended:
             await self()
+
+
+async def _kept(receive: Receive) -> Receive:
+    """Receive the whole request, and return what gives it again.
+
+    A slow server has received it, so it executes it also if the client goes away meanwhile. After
+    that, uvicorn would give only the disconnect.
+    """
+    messages: deque[Message] = deque()
+    while not messages or messages[-1].get("more_body", False):
+        messages.append(await receive())
+
+    async def again() -> Message:
+        return messages.popleft() if messages else await receive()
+
+    return again
 
 
 async def _swallow(message: Any) -> None:

@@ -53,6 +53,19 @@ def test_an_attempt_outlives_the_process_and_the_next_one_shows_its_end(start_sy
     assert len(system.model.requests) == 3, "the attempt did not start a second time"
 
 
+def test_a_stop_waits_for_the_comment_that_a_slow_forge_is_about_to_store(start_system: StartSystem) -> None:
+    system = start_system("github", fixes_the_bug(), queue={"backend": "sqlite"})
+    slow = system.forge.fault(method="POST", path=".*/issues/1/comments", delay_ms=4000)
+    first = system.start_webhook()
+    system.put_label(1)
+    until("the comment is under way", lambda: slow.hits)
+    first.process.send_signal(signal.SIGTERM)
+    assert first.process.wait(60) == 0
+    system.start("--mode", "webhook")
+    system.wait_for_label(1, DONE)
+    [_] = system.comments(1)
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_kills_at_random_moments_lose_nothing_and_double_nothing(
     start_system: StartSystem, seed: int

@@ -61,6 +61,24 @@ def test_of_two_replicas_one_works_and_the_other_takes_over_at_once(world: World
     assert "another holds the Lease coding-agent-reporter now" in second.log()
 
 
+def test_a_stop_waits_for_the_comment_that_a_slow_forge_is_about_to_store(world: World, start: Start) -> None:
+    """The forge stores it also if its sender has gone, and the next reporter would not find it before."""
+    comments = f"/api/v3/repos/{REPOSITORY}/issues/[0-9]+/comments"
+    slow = world.forge.fault(method="POST", path=comments, delay_ms=4000)
+    first = start()
+    number = world.issue(BOT)
+    world.set_phase(world.task(number), Phase.RUNNING)
+    until("the comment is under way", lambda: slow.hits)
+    assert first.stop() == 0
+    start(pod="coding-agent-reporter-x7k2p")
+    world.shows(number, "working on it", {PROCESSING})
+    sent = [
+        one for one in world.requests() if one["method"] == "POST" and re.fullmatch(comments, one["path"])
+    ]
+    until("the forge has answered all", lambda: all(one["status"] for one in world.requests()))
+    assert len(world.comments(number)) == len(sent) == 1
+
+
 @pytest.mark.long
 def test_one_that_sleeps_writes_nothing_on_the_forge_when_it_wakes(world: World, start: Start) -> None:
     """1. The first shows a running task; its second write waits for its turn, and the first sleeps.

@@ -162,6 +162,8 @@ class OneMachine:
                 )
             ]
             await stop.wait()
+            # The next process may start at once, and it would not find a comment that is being stored.
+            await self._reporter.ended()
             for task in work:
                 task.cancel()
 

@@ -17,6 +17,7 @@ from coding_agent_core.task.task_store import TaskStore
 from coding_agent_forges.rest.forge import Forge
 
 from coding_agent_operator.reporter.report import TaskMemory
+from coding_agent_operator.reporter.under_way import UnderWay
 
 
 class ItemLocks:
@@ -51,6 +52,7 @@ class ForgeContext:
         change_rounds: returns the summary of the rounds of an issue's change, by the hash of the issue and
             the URL of the change.
         locks: are held while comments are read and written.
+        under_way: counts the reconciles and scans that may write.
     """
 
     forge: Forge
@@ -65,3 +67,4 @@ class ForgeContext:
     reruns: Callable[[str], tuple[RerunEntry, ...]] = lambda _: ()
     change_rounds: Callable[[str, str], str] = lambda _, __: ""
     locks: ItemLocks = field(default_factory=ItemLocks)
+    under_way: UnderWay = field(default_factory=UnderWay)

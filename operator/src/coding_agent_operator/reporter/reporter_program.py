@@ -45,14 +45,16 @@ from coding_agent_forges.connect import connect_all, connect_forge
 from coding_agent_forges.rest.forge import Forge
 from coding_agent_forges.rest.pacing import Paced, RequestRate
 
-from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
+from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache, Requeue
 from coding_agent_operator.cluster.lease import Lease, identity
 from coding_agent_operator.cluster.watching import PROBES, Relist, Selector, probes_served, watch
 from coding_agent_operator.reporter.forge_context import ForgeContext
 from coding_agent_operator.reporter.forge_worker import ForgeWorker, ReconcileTask, rank_of
 from coding_agent_operator.reporter.reconcile_item import NotConfiguredError, reconcile
+from coding_agent_operator.reporter.report import TaskMemory
 from coding_agent_operator.reporter.round_scans import ReporterScans
 from coding_agent_operator.reporter.token_expiry import ReporterPod, TokenExpiry
+from coding_agent_operator.reporter.under_way import UnderWay
 
 _logger = logging.getLogger("reporter")
 
@@ -96,6 +98,9 @@ _BURST = 40 / 3
 _KEEP_REMAINING = 200
 """Requests that are left to attempts and polls if the forge says how many remain: about as many as an attempt
 makes."""
+_ENDING_S = 20.0
+"""Seconds for which a stop waits for the work under way: as long as a request waits for its turn and then for
+an answer, and less than the 30 seconds after which Kubernetes kills the container."""
 _TOKEN_S = 2.0
 """Seconds between two checks for a missing token."""
 
@@ -167,6 +172,7 @@ class ReporterController:
             listed=self._listed,
             behind=WATCH_BEHIND.set,
         )
+        self._under_way = UnderWay()
         self._workers = {}
         self._scans: dict[str, ReporterScans] = {}
         for host, (forge, pace) in forges.items():
@@ -184,12 +190,13 @@ class ReporterController:
                 notes=partial(self._notes, host),
                 reruns=partial(self._reruns, host),
                 change_rounds=partial(self._change_rounds, host),
+                under_way=self._under_way,
             )
             if settings.rounds.enabled:
                 self._scans[host] = ReporterScans(
                     context, settings.rounds, settings.consumer.branch_prefix, self._notes_changed
                 )
-            self._workers[host] = self._new_worker(host, partial(reconcile, context), pace)
+            self._workers[host] = self._new_worker(host, partial(self._reconcile, context), pace)
         self._unconfigured = self._new_worker("", self._not_configured, None)
         self._pod = ReporterPod.here(tasks.namespace)
         self._expiry = TokenExpiry(
@@ -209,6 +216,13 @@ class ReporterController:
         if self._cache.observe(kind, task):
             self._changed(task.name)
 
+    async def ended(self) -> bool:
+        """Start no more work; return whether all that was under way has ended, so that no write is left.
+
+        It still ends only while `run` does, which the caller cancels afterwards.
+        """
+        return await self._under_way.ended(_ENDING_S)
+
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -221,6 +235,10 @@ class ReporterController:
             group.create_task(self._expiry.run())
             for worker in self._workers.values():
                 group.create_task(forever("outages", partial(self._tick, worker)))
+
+    async def _reconcile(self, context: ForgeContext, task: AgentTask, memory: TaskMemory) -> Requeue | None:
+        async with self._under_way.one():
+            return await reconcile(context, task, memory)
 
     async def _list(self) -> tuple[list[AgentTask], int]:
         try:
@@ -373,7 +391,6 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
         await first_of(lease.acquire(), stop.wait())
         if not lease.held():
             return
-        stack.push_async_callback(lease.release)
         observer = controller = ReporterController(tasks, sink, forges, settings)
         _logger.info("Reporting to %s", ", ".join(sorted(forges)))
         work = asyncio.create_task(first_of(observer.run(), lease.keep()))
@@ -389,8 +406,14 @@ async def run(settings: Settings, stop: asyncio.Event | None = None) -> None:
             if work.done():
                 work.result()
         finally:
+            # The Lease is renewed meanwhile, so that what is under way may still write.
+            ended = await observer.ended()
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+            if ended:
+                await lease.release()
+            elif lease.held():
+                _logger.warning("Requests are still under way; the Lease expires instead of being released")
 
 
 async def _connect_when_possible(settings: Settings, stop: asyncio.Event) -> dict[str, tuple[Forge, Paced]]:

@@ -194,7 +194,7 @@ class ReporterScans:
             CodingAgentError: the change could not be read.
         """
         try:
-            return await self._changes.scan_one(item, self._handle)
+            return await self._changes.scan_one(item, self._counted)
         finally:
             await self._show_left_out()
 
@@ -205,7 +205,7 @@ class ReporterScans:
             CodingAgentError: the changes could not be listed, or several in a row could not be handled.
         """
         try:
-            wait = await self._changes.scan_all(self.settings.interval, self._handle)
+            wait = await self._changes.scan_all(self.settings.interval, self._counted)
         except Exception:
             await self._show_left_out()
             raise
@@ -214,6 +214,10 @@ class ReporterScans:
             for key in kept.keys() - self._changes.open:
                 kept.pop(key, None)
         return wait
+
+    async def _counted(self, key: str, snapshot: ChangeSnapshot) -> float | None:
+        async with self.context.under_way.one():
+            return await self._handle(key, snapshot)
 
     async def _handle(self, key: str, snapshot: ChangeSnapshot) -> float | None:
         """Create the round that is due; return the seconds until time alone makes another one due."""

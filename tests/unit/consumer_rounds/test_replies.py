@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from coding_agent_consumer.rounds.replies import (
     Reply,
+    RoundRemarks,
     replies_to,
     reply_text,
     reviewers_of,
@@ -186,7 +187,8 @@ async def test_a_change_is_read_once_for_all_replies_and_again_after_a_lost_answ
     cause = RoundCause(RoundKind.REVIEW, tuple(f"t{number}" for number in range(1, 6)), HEAD)
     forge: Any = AnsweringForge(snapshot, *(f"PRRT_{number}" for number in lost))
     _, trigger = trigger_of(cause, snapshot.read_at)
-    work = RoundWork(forge, snapshot.item, POLICY, trigger, RoundRecord(), snapshot, cause)
+    remarks = RoundRemarks(read=frozenset(cause.ids))
+    work = RoundWork(forge, snapshot.item, POLICY, trigger, RoundRecord(), snapshot, cause, remarks=remarks)
 
     async def deliver(step: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -196,6 +198,7 @@ async def test_a_change_is_read_once_for_all_replies_and_again_after_a_lost_answ
                 continue
 
     await work.answer(Outcome(reason=Reason.COMPLETED, message="Done."), deliver)
-    assert sorted(work.answered) == ["t1", "t2", "t3", "t4", "t5"]
+    assert work.remarks.replied == set(cause.ids)
+    assert not work.remarks.owed
     assert len(forge.bodies) == 5, "no remark has two replies"
     assert forge.reads == reads + 1, "and once to ask for reviews"

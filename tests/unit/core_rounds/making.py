@@ -170,10 +170,20 @@ def decide(
     return open_work(snapshot, record or RoundRecord(), policy, now, **options)
 
 
-def after(record: RoundRecord, result: RoundResult, created: RoundCause | None = None) -> RoundRecord:
-    """The record after a round that was created for a cause, by default for the one that it worked on."""
+def after(
+    record: RoundRecord,
+    result: RoundResult,
+    created: RoundCause | None = None,
+    *,
+    owed: tuple[str, ...] = (),
+) -> RoundRecord:
+    """The record after a round that was created for a cause, by default for the one that it worked on.
+
+    Args:
+        owed: the remarks that got no reply.
+    """
     _, trigger = trigger_of(created or result.cause, result.at)
-    return recorded(record, trigger, report_of_round(result), RoundEnd.FAILED)
+    return recorded(record, trigger, report_of_round(result).owing(owed), RoundEnd.FAILED)
 
 
 def asked_again(record: RoundRecord, rerun: Rerun, when: datetime, *, refused: bool = False) -> RoundRecord:
@@ -188,11 +198,12 @@ def ended(
     end: RoundEnd = RoundEnd.PUSHED,
     *,
     head: str | None = None,
+    owed: tuple[str, ...] = (),
     **fields: Any,
 ) -> RoundRecord:
     """The record after a round, which pushed a new head unless it ended otherwise."""
     pushed = head or (sha(f"after {cause.identity}") if end is RoundEnd.PUSHED else cause.head)
-    return after(record, RoundResult(cause, LATER, end, pushed, **fields))
+    return after(record, RoundResult(cause, LATER, end, pushed, **fields), owed=owed)
 
 
 def rounds(

@@ -303,6 +303,36 @@ def test_remarks_of_a_round_that_failed_are_not_read_again() -> None:
         assert [cause.ids for cause in again] == ([("t1",)] if end is RoundEnd.SUPERSEDED else [])
 
 
+REQUESTED_ON_GITLAB = change(
+    reviews=(review(2, verdict=ReviewVerdict.CHANGES_REQUESTED, body="", second=None),),
+    comments=(remark(1), remark(2)),
+)
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "kind"), [(change(threads=(thread(remark(1), remark(2)),)), "t"), (REQUESTED_ON_GITLAB, "c")]
+)
+def test_a_remark_without_a_reply_is_read_by_one_further_round(snapshot: ChangeSnapshot, kind: str) -> None:
+    owed, record = f"{kind}1", RoundRecord()
+    for ids in ((owed, f"{kind}2"), (owed,)):
+        [due] = decide(snapshot, record).due
+        assert due.ids == ids
+        record = ended(record, due, owed=(owed,))
+    assert not decide(snapshot, record).due
+    assert record.settled == {f"{kind}1", f"{kind}2"}
+    assert not record.owed
+
+
+def test_a_remark_that_the_further_round_answers_is_settled() -> None:
+    snapshot = change(threads=(thread(remark(1)),))
+    record = ended(RoundRecord(), decide(snapshot).due[0], owed=("t1",))
+    assert not record.settled
+    assert record.owed == {"t1"}
+    record = ended(record, decide(snapshot, record).due[0])
+    assert record.settled == {"t1"}
+    assert not record.owed
+
+
 def test_a_superseded_round_is_decided_again_under_another_name_and_the_same_number() -> None:
     snapshot = change(threads=(thread(remark(1)),))
     first = decide(snapshot).due[0]

@@ -153,7 +153,7 @@ def test_a_record_never_grows_beyond_what_it_can_read() -> None:
 def test_a_superseded_round_answers_nothing_and_is_not_counted() -> None:
     cause = RoundCause(RoundKind.REVIEW, ("t1",), HEAD)
     record = ended(RoundRecord(), cause, RoundEnd.SUPERSEDED)
-    assert (record.answered, record.since(0)) == (frozenset(), ())
+    assert (record.settled, record.since(0)) == (frozenset(), ())
     assert record.has(cause)
 
 

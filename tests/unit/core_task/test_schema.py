@@ -99,7 +99,7 @@ def test_what_is_written_fits_into_the_lists() -> None:
     for name in ("egress", "services"):
         assert environment[name]["maxItems"] == asked[name]["maxItems"]
     of_pods = {f"status.environment.{name}" for name in ("egress", "services", "services[].folders")}
-    rounds = {f"status.result.round.{name}" for name in ("keys", "acts", "errors", "reruns")}
+    rounds = {f"status.result.round.{name}" for name in ("keys", "owed", "acts", "errors", "reruns")}
     rounds.add("spec.trigger.round.acts")
     assert {node["maxItems"] for path, node in NODES if path.endswith("round.acts")} == {IDS_LIMIT}
     of_round = lists["result"]["properties"]["round"]["properties"]

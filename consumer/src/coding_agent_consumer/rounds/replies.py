@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from coding_agent_core.forge.changes import ActorKind, ChangeSnapshot, ReviewThread, ReviewVerdict
+from coding_agent_core.forge.changes import (
+    WRITTEN,
+    ActorKind,
+    ChangeSnapshot,
+    ReviewThread,
+    ReviewVerdict,
+)
 from coding_agent_core.platforms.markdown import quotation
 from coding_agent_core.platforms.text import beginning
 from coding_agent_core.task.round_record import answer_mark, marked_answers
@@ -23,6 +29,45 @@ _TEXT_LIMIT = 3_000
 _SUMMARY_LIMIT = 600
 """The most characters of the summary in a reply to a remark that it does not name."""
 _SHOWN_COMMIT = 12
+
+
+@dataclass(frozen=True)
+class RoundRemarks:
+    """The remarks on a change as one round sees them: sets of ids with the prefixes of `RoundCause.ids`.
+
+    Attributes:
+        asked: those that asked for work when the round decided.
+        read: those that the round works on; the model has seen each of them whole.
+        replied: those with a reply of ours, by whichever attempt.
+        gone: those that the round has read, and that were deleted since then.
+    """
+
+    asked: frozenset[str] = frozenset()
+    read: frozenset[str] = frozenset()
+    replied: frozenset[str] = frozenset()
+    gone: frozenset[str] = frozenset()
+
+    @property
+    def owed(self) -> frozenset[str]:
+        """Those that the round has read, and that still have to get a reply."""
+        return self.read - self.replied - self.gone
+
+    @property
+    def left(self) -> frozenset[str]:
+        """Those that asked for work, and that the round leaves to the next one."""
+        return self.asked - self.read
+
+    def seen_in(self, snapshot: ChangeSnapshot) -> RoundRemarks:
+        """Return the remarks with those that have a reply in the snapshot, and those that it lacks."""
+        # What was not listed may exist.
+        gone = frozenset[str]() if WRITTEN & snapshot.left_out else self.read - _shown(snapshot)
+        return replace(self, replied=self.replied | written(snapshot), gone=gone)
+
+
+def _shown(snapshot: ChangeSnapshot) -> frozenset[str]:
+    in_threads = (f"t{one.id}" for thread in snapshot.threads for one in thread.remarks)
+    reviews = (f"r{one.id}" for one in snapshot.reviews)
+    return frozenset((*in_threads, *reviews, *(f"c{one.id}" for one in snapshot.comments)))
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_consumer.rounds.replies import (
     Reply,
+    RoundRemarks,
     did,
     replies_to,
     reply_text,
@@ -71,7 +72,7 @@ class RoundWork:
         cause: what the round works on; if nothing is due, what it was created for.
         over: how the attempt ends, if it ends without a model; `None` if there is work.
         access: whether these logins belong to people with write access.
-        pending: the ids of the remarks that asked for work when the round decided.
+        remarks: what people wrote, and which of it the round has read and answered.
         logs: the ends of the logs of the failed checks, by the id of the check's run.
         head: the commit that the branch must have: the round's start, or what it has pushed.
         asked: the checks that the round asked to run again.
@@ -91,19 +92,18 @@ class RoundWork:
     cause: RoundCause
     over: Outcome | None = None
     access: dict[str, bool] = field(default_factory=dict)
-    pending: frozenset[str] = frozenset()
+    remarks: RoundRemarks = field(default_factory=RoundRemarks)
     logs: dict[str, str] = field(default_factory=dict)
     end: RoundEnd = RoundEnd.SUPERSEDED
     head: str = ""
-    answered: tuple[str, ...] = ()
     asked: RerunResult = field(default_factory=RerunResult)
     left: Allowance | None = None
     _earlier: EndedRound | None = None
     """What an earlier attempt of the round worked on and has pushed."""
-    _replying: bool = False
-    """Whether replies are missing, because the attempt is about to write them or was cut off."""
-    _written: frozenset[str] | None = None
-    """The remarks that have a reply of ours; `None` if they must be read, e.g. because an answer was lost."""
+    _has_begun_to_reply: bool = False
+    """Whether a remark that has no reply now is owed one, and not only not answered yet."""
+    _now: ChangeSnapshot | None = None
+    """The change as it was read for the replies; `None` if it must be read, e.g. after a lost answer."""
     _patch: tuple[str, str] = ("", "")
     _tip: Callable[[], str] = lambda: ""
     """Returns the newest commit of the clone; an empty string while there is no clone."""
@@ -146,11 +146,12 @@ class RoundWork:
             snapshot,
             created,
             access=access,
-            pending=frozenset(one.id for one in pending),
+            remarks=RoundRemarks(asked=frozenset(one.id for one in pending)),
             logs=logs,
         )
+        begun._work_on(_as_created(work.due[0], created) if work.due else created)
         if work.due:
-            begun.cause, begun.end = _as_created(work.due[0], created), RoundEnd.FAILED
+            begun.end = RoundEnd.FAILED
         elif due is not None and any(stop.reason is StopReason.NO_PROGRESS for stop in work.stops):
             errors = fingerprints(diagnose(snapshot, record, policy, snapshot.read_at).fixable)
             begun.cause, begun.end = replace(due, errors=errors), RoundEnd.NO_PROGRESS
@@ -166,6 +167,10 @@ class RoundWork:
         _logger.info("The round at %s: %s", item.display, begun.over.message if begun.over else begun.title)
         return begun
 
+    def _work_on(self, cause: RoundCause) -> None:
+        read = frozenset(cause.ids) if cause.kind is RoundKind.REVIEW else frozenset[str]()
+        self.cause, self.remarks = cause, replace(self.remarks, read=read)
+
     def _was_answered(self) -> bool:
         """Whether an earlier attempt has answered, had nothing to push, and was killed before its report.
 
@@ -175,8 +180,8 @@ class RoundWork:
         if self.cause.kind is not RoundKind.REVIEW or not answered.issuperset(self.cause.ids):
             return False
         known = {key for entry in self.record.rounds for key in entry.keys}
-        self.cause = replace(self.cause, ids=tuple(sorted(answered - known)))
-        self.end, self.answered = RoundEnd.NO_PUSH, self.cause.ids
+        self._work_on(replace(self.cause, ids=tuple(sorted(answered - known))))
+        self.end = RoundEnd.NO_PUSH
         return True
 
     @property
@@ -217,7 +222,7 @@ class RoundWork:
                 self._earlier, self.head = earlier, commit
                 # The names of checks are not known, but only their hashes. Nothing answers them.
                 created = cause_of(self.trigger)
-                self.cause = replace(created, kind=earlier.kind, ids=earlier.keys, head=earlier.before)
+                self._work_on(replace(created, kind=earlier.kind, ids=earlier.keys, head=earlier.before))
                 return _outcome_of(commit, message)
         return None
 
@@ -308,6 +313,7 @@ class RoundWork:
 
         Replies are looked for before they are written, because an earlier attempt may have written them, or
         an answer of the forge was lost. If the forge refuses a reply, the others are written nevertheless.
+        Then the change is read again, because a remark by which the forge knows the thread may be deleted.
 
         Args:
             worked: how the agent's work ended. Only a finished agent has something to say.
@@ -318,38 +324,54 @@ class RoundWork:
         self.end = RoundEnd.PUSHED if self.pushed else RoundEnd.NO_PUSH
         if self.cause.kind is not RoundKind.REVIEW:
             return
-        self._replying = True
-        for reply in replies_to(self.snapshot, self.cause.ids):
-            try:
-                await deliver(lambda reply=reply: self._reply(reply, worked))  # type: ignore[misc]
-            except ForgeError as error:
-                _logger.warning("A remark got no reply: %s", error)
-                continue
-            # They count as answered even if the thread cannot be resolved.
-            self.answered += reply.ids
-            try:
-                await deliver(lambda reply=reply: self._resolve(reply, worked))  # type: ignore[misc]
-            except ForgeError as error:
-                _logger.warning("A thread was not resolved: %s", error)
-        self._replying = False
+        self._has_begun_to_reply = True
+        refused = await self._reply_to(self.remarks.read, worked, deliver)
+        if refused:
+            await self._reply_to(refused, worked, deliver)
         try:
             await deliver(self._request_review)
         except ForgeError as error:
             _logger.warning("Nobody was asked for another review: %s", error)
 
+    async def _reply_to(self, ids: frozenset[str], worked: Outcome, deliver: Deliver) -> frozenset[str]:
+        """Reply to remarks as far as they still exist; return those whose reply the forge has refused."""
+        self._now = None
+        try:
+            await deliver(self._read_replies)
+        except ForgeError as error:
+            _logger.warning("The change was not read again before the replies: %s", error)
+        refused = frozenset[str]()
+        for reply in replies_to(self._now or self.snapshot, ids - self.remarks.gone):
+            try:
+                await deliver(lambda reply=reply: self._reply(reply, worked))  # type: ignore[misc]
+            except ForgeError as error:
+                _logger.warning("A remark got no reply: %s", error)
+                refused |= set(reply.ids)
+                continue
+            # They count as answered even if the thread cannot be resolved.
+            try:
+                await deliver(lambda reply=reply: self._resolve(reply, worked))  # type: ignore[misc]
+            except ForgeError as error:
+                _logger.warning("A thread was not resolved: %s", error)
+        return refused
+
+    async def _read_replies(self) -> None:
+        self._now = await self.forge.snapshot(self.item)
+        self.remarks = self.remarks.seen_in(self._now)
+
     async def _reply(self, reply: Reply, worked: Outcome) -> None:
-        commit = self.head if self.pushed else ""
-        body = reply_text(reply, worked.summary or worked.message, commit)
-        replied = (
-            self._written if self._written is not None else written(await self.forge.snapshot(self.item))
-        )
-        self._written = None
-        if not set(reply.ids) <= replied:
+        if self._now is None:
+            await self._read_replies()
+        if not self.remarks.owed.isdisjoint(reply.ids):
+            commit = self.head if self.pushed else ""
+            body = reply_text(reply, worked.summary or worked.message, commit)
+            now, self._now = self._now, None
             if reply.thread is None:
                 await self.forge.upsert_comment(self.item, reply.mark, body)
             else:
                 await self.forge.reply(self.item, reply.thread, body)
-        self._written = replied | set(reply.ids)
+            self._now = now
+        self.remarks = replace(self.remarks, replied=self.remarks.replied | set(reply.ids))
 
     async def _resolve(self, reply: Reply, worked: Outcome) -> None:
         wanted = self.policy.resolve_threads and self.pushed and did(reply, worked.summary or worked.message)
@@ -366,18 +388,13 @@ class RoundWork:
         known = {one.id for before in self.snapshot.threads for one in before.remarks}
         access = WriteAccess(self.snapshot.own, self.policy, self.access.get)
         new = (one.author for one in thread.remarks if one.id not in known)
-        return any(f"t{one.id}" in self._left_to_the_next for one in thread.remarks) or any(
+        return any(f"t{one.id}" in self.remarks.left for one in thread.remarks) or any(
             not access.is_ours(author) and access.counts(author) is not False for author in new
         )
 
-    @property
-    def _left_to_the_next(self) -> frozenset[str]:
-        """The ids of the remarks that asked for work when the round decided, and that it does not answer."""
-        return self.pending.difference(self.cause.ids)
-
     async def _request_review(self) -> None:
         now = await self.forge.snapshot(self.item)
-        logins = reviewers_of(now, self.answered, self.people, self._read_comments())
+        logins = reviewers_of(now, self.remarks.read - self.remarks.owed, self.people, self._read_comments())
         if logins:
             await self.forge.request_review(self.item, logins)
 
@@ -387,21 +404,18 @@ class RoundWork:
             known = frozenset(f"c{one.id}" for one in self.snapshot.comments)
         else:  # it or an earlier round was the first to read each comment, which is an act
             known = frozenset((*self.record.readers, *self._earlier.acts, *self._earlier.keys))
-        return known - self._left_to_the_next
+        return known - self.remarks.left
 
     def report(self, outcome: Outcome) -> RoundReport:
         """Return what the record keeps of the round.
 
-        If the attempt was cut off while it replied, the keys lack the remarks without a reply. Those are left
-        to another attempt, or to the next round if there is none, e.g. because the change was closed.
+        A remark that got no reply is owed one. It is left to another attempt, or to the next round.
 
         Args:
             outcome: how the attempt ended.
         """
         report = self._report(outcome)
-        if not self._replying:
-            return report
-        return report.model_copy(update={"keys": tuple(one for one in report.keys if one in self.answered)})
+        return report.owing(self.remarks.owed) if self._has_begun_to_reply else report
 
     def _report(self, outcome: Outcome) -> RoundReport:
         if self._earlier is not None:

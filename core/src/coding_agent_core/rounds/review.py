@@ -111,7 +111,7 @@ def pending_remarks(
     If the permission of an author is not known, the remark is left out and `access` has the login.
     """
     # A round that was killed may have answered without recording it; its replies name what they answer.
-    answered = record.answered | marked_answers(_own_bodies(snapshot, access))
+    settled = record.settled | marked_answers(_own_bodies(snapshot, access))
     candidates = [
         *_in_threads(snapshot, record, access),
         *_in_reviews(snapshot, policy, access),
@@ -120,7 +120,7 @@ def pending_remarks(
     pending = [
         PendingRemark(one.key, one.at, len(one.body), access.is_bot(one.author))
         for one in candidates
-        if one.key not in answered
+        if one.key not in settled
         and (access.is_person_with_access(one.author) if one.is_mention else access.counts(one.author))
     ]
     return sorted(pending, key=lambda one: (one.at or snapshot.created_at, one.id))
@@ -233,7 +233,8 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
     """Yield plain comments with a mention, and those that belong to a review.
 
     GitLab stores the text of a review as a plain comment and does not say to which review it belongs. So all
-    comments of a reviewer who requests changes count as the review's text if no review round has read them.
+    comments of a reviewer who requests changes count as the review's text if no review round has read them,
+    or if one owes them a reply.
     """
     requesting = {
         review.author.id
@@ -244,19 +245,20 @@ def _in_comments(snapshot: ChangeSnapshot, record: RoundRecord, access: WriteAcc
     read_until = max(filter(None, (entry.seen for entry in rounds)), default=None)
     # After the forge's clock was set back, a new comment has an older time, but still a higher number.
     numbers = (key[1:] for entry in rounds for key in entry.keys)
-    newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    newest, owed = max((int(number) for number in numbers if number.isdecimal()), default=0), record.owed
     # Our request for another review takes back the request for changes on GitLab. A comment that was written
     # before our request is still the text of a review.
     taken_back = _taken_back(snapshot, access)
     for comment in snapshot.comments:
         if access.is_ours(comment.author) or _is_command(comment):
             continue
-        author, number = comment.author.id, int(comment.id) if comment.id.isdecimal() else 0
+        key, author = f"c{comment.id}", comment.author.id
+        number = int(comment.id) if comment.id.isdecimal() else 0
         of_review = (author in requesting or number < taken_back.get(author, 0)) and (
-            read_until is None or comment.published_at > read_until or number > newest
+            read_until is None or comment.published_at > read_until or number > newest or key in owed
         )
         if of_review or mentions(comment.body, access.own.login):
-            key, at = f"c{comment.id}", comment.published_at
+            at = comment.published_at
             yield _Candidate(key, at, comment.author, comment.body, is_mention=not of_review)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +32,8 @@ SUPERSEDED_LIMIT = 60
 """Maximum number of causes whose rounds never began that a record keeps, the newest."""
 RERUNS_LIMIT = 20
 """Maximum number of re-runs of the checks of one head, and of all re-runs in a record."""
+OWED_LIMIT = 2
+"""After this many rounds that owe a remark its reply, no further round reads it: each one costs money."""
 _MARK = "<!-- coding-agent:answers "
 _ANSWERS = re.compile(re.escape(_MARK) + r"([trc0-9 ]{0,2000})-->")
 
@@ -86,6 +89,8 @@ class EndedRound(_Stored):
     Attributes:
         identity: the hash of the cause's identity.
         seen: the time of the newest act that the round read.
+        owed: the remarks that the round has read and that got no reply, because the forge refused it or the
+            attempt was cut off. They are not among the keys.
         acts: the keys of the acts of people that this round was the first to read.
     """
 
@@ -96,6 +101,7 @@ class EndedRound(_Stored):
     end: RoundEnd
     before: _Commit
     after: _Commit
+    owed: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
     seen: AwareDatetime | None = None
     acts: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
     errors: tuple[_Key, ...] = Field(default=(), max_length=IDS_LIMIT)
@@ -173,10 +179,25 @@ class RoundRecord(_Stored):
         return identity in self.superseded or any(entry.identity == identity for entry in self.rounds)
 
     @property
-    def answered(self) -> frozenset[str]:
-        """The ids of all remarks that rounds have read."""
-        of_people = (one for one in self.rounds if one.kind is RoundKind.REVIEW and one.counted)
-        return frozenset(key for entry in of_people for key in entry.keys)
+    def settled(self) -> frozenset[str]:
+        """The ids of all remarks that no further round reads, because a round has read and answered them.
+
+        A remark that several rounds owe a reply is one of them (`OWED_LIMIT`).
+        """
+        times = self._times_owed()
+        given_up = (key for key, number in times.items() if number >= OWED_LIMIT)
+        return frozenset((*(key for entry in self._reviews() for key in entry.keys), *given_up))
+
+    @property
+    def owed(self) -> frozenset[str]:
+        """The ids of the remarks that a round has read, and that a further round has to answer."""
+        return frozenset(self._times_owed()) - self.settled
+
+    def _times_owed(self) -> Counter[str]:
+        return Counter(key for entry in self._reviews() for key in entry.owed)
+
+    def _reviews(self) -> list[RoundEntry]:
+        return [one for one in self.rounds if one.kind is RoundKind.REVIEW and one.counted]
 
     @property
     def readers(self) -> dict[str, int]:

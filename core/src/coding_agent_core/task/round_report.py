@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,11 @@ class RoundReport(EndedRound):
     """The result of a round as its attempt reports it, with the checks that the attempt ran again."""
 
     reruns: tuple[RerunEntry, ...] = Field(default=(), max_length=REPORTED_RERUNS)
+
+    def owing(self, ids: Collection[str]) -> RoundReport:
+        """Return the report of a round in which these remarks got no reply."""
+        keys = tuple(one for one in self.keys if one not in ids)
+        return self.model_copy(update={"keys": keys, "owed": tuple(sorted(ids))})
 
 
 def report_of_round(result: RoundResult, reruns: Iterable[RerunEntry] = ()) -> RoundReport:

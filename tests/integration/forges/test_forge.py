@@ -260,6 +260,31 @@ async def test_the_identities_in_commits_are_the_forges_accounts(world: World) -
     assert await world.forge.commit_identity_of("nobody") is None
 
 
+@both_kinds
+async def test_a_comment_is_read_with_what_a_command_needs(world: World, kind: ItemKind) -> None:
+    item, forge, store = await world.some(kind), world.forge, world.server.sandbox.store
+    where, alice = (REPOSITORY, item.number), world.server.user("alice")
+    written = str(world.server.comment(*where, "/retry\nnow", kind=kind.value, by="alice"))
+    comment = world.server.item(*where, kind.value).comments[-1]
+    world.server.run(lambda: store.react(comment, alice, "eyes"))
+    read = await forge.read_comment(item, written)
+    assert (read.id, read.author, read.body, read.edited) == (written, "alice", "/retry\nnow", False)
+    assert read.created_at - comment.created_at < timedelta(seconds=1)
+    other = item.model_copy(update={"number": world.server.open_issue(REPOSITORY, "Another", "")})
+    elsewhere = str(world.server.comment(REPOSITORY, other.number, "/retry", by="alice"))
+    for number in (elsewhere, "1"):
+        with pytest.raises(ForgeNotFoundError):
+            await forge.read_comment(item, number)
+    repository = world.server.repository(REPOSITORY)
+    comment.created_at -= timedelta(hours=1)
+    world.server.run(
+        lambda: store.edit_comment(repository, world.server.item(*where, kind.value), alice, comment, "/run")
+    )
+    # GitLab does not say whether it was: there only the author and maintainers may edit a comment.
+    edited = (await forge.read_comment(item, written)).edited
+    assert edited is (world.platform is Platform.GITHUB)
+
+
 @both_kinds_the_other_way_round
 async def test_a_reaction_of_our_own_is_put_on_once_and_found_again(world: World, kind: ItemKind) -> None:
     item, forge = await world.some(kind), world.forge

@@ -77,6 +77,7 @@ async def everything(world: World) -> set[str]:
         await call("upsert_comment")(item, MARKER, f"{MARKER}2 -->")
         await call("find_comment")(item, MARKER)
         written = (await call("comments")(item)).values[-1].id
+        await call("read_comment")(item, written)
         await call("react")(item, written)
         await call("has_reacted")(item, written)
         await call("permission")(item, "reader")

@@ -73,7 +73,7 @@ def team(plane: PlaneUnderTest, namespace: str, tmp_path: Path) -> Iterator[Team
         receiver = place.start_receiver(place.account(), forge=sections, commands={"enabled": True})
         stack.callback(_end, receiver)
         forge.add_hook(REPOSITORY, f"http://127.0.0.1:{receiver.port()}/webhook/gitlab", TOKEN)
-        yield Team(plane, namespace, forge, tmp_path)
+        yield Team(plane, namespace, forge, tmp_path, sections={"webhook": {"commands": {"enabled": True}}})
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from coding_agent_consumer.repository.clone import BareClone
-from coding_agent_core.errors import ForgeError
+from coding_agent_core.errors import ForgeError, ForgeNotFoundError
 from coding_agent_core.forge.changes import ChangeEventKind, CheckConclusion, Mergeability, ReviewVerdict
 from coding_agent_core.forge.values import (
     CloneSource,
@@ -158,6 +158,11 @@ async def test_labels_comments_and_people(sample: Any, alice: Any, forge: Forge)
     assert (again.id, again.url) == (first.id, first.url)
     said = str(alice.comment(sample.repository, number, "/retry"))
     assert [one.body.splitlines()[-1] for one in (await forge.comments(issue)).values] == ["Done", "/retry"]
+    read = await forge.read_comment(issue, said)
+    assert (read.author, read.body, read.edited) == (sample.maintainer.login, "/retry", False)
+    another = item(sample, alice.create_issue(sample.repository, "Another", ""))
+    with pytest.raises(ForgeNotFoundError):
+        await forge.read_comment(another, said)
     assert not await forge.has_reacted(issue, said)
     await forge.react(issue, said)
     await forge.react(issue, said)

@@ -208,6 +208,9 @@ class WrittenItem(ShownItem):
     async def permission(self, item: Item, user: str) -> Permission:
         return Permission.WRITE
 
+    async def read_comment(self, item: Item, comment: str) -> Comment:
+        return Comment(comment, "alice", "/cancel", NOON)
+
     async def has_reacted(self, item: Item, comment: str) -> bool:
         return False
 
@@ -233,13 +236,18 @@ class Broker(RabbitMQNotices):
         yield True
 
 
-async def test_a_command_cancels_a_round_that_waits_and_has_no_label() -> None:
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_command_cancels_a_round_that_waits_and_has_no_label(enabled: bool) -> None:
     forge, found = WrittenItem(), trigger_of(CHECKS, NOON)[1]
     forge.state = replace(forge.state, labels=frozenset({DONE}))
     waiting = State(uuid="u", run=2, attempt=0, phase=Phase.QUEUED, round=found)
     forge.bodies = [comment(report(waiting))]
-    handler = NoticeHandler(Settings(), Broker(), {ITEM.host: cast("Forge", forge)})
+    settings = Settings.model_validate({"webhook": {"commands": {"enabled": enabled}}})
+    handler = NoticeHandler(settings, Broker(), {ITEM.host: cast("Forge", forge)})
     await handler.handle(command(CommandName.CANCEL).model_copy(update={"item": ITEM}))
+    if not enabled:
+        assert forge.phases == [Phase.QUEUED], "a message of the broker is not believed either"
+        return
     assert forge.phases == [Phase.QUEUED, Phase.CANCELLED]
     state = read_state(forge.bodies[-1])
     assert state is not None

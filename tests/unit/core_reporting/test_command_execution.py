@@ -1,7 +1,9 @@
 """Commands are executed for those who may give them, once, and again after a failure."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from coding_agent_core.errors import (
@@ -10,7 +12,7 @@ from coding_agent_core.errors import (
     ForgeUnavailableError,
     QueueUnavailableError,
 )
-from coding_agent_core.forge.values import ItemDetails, ItemState, Permission
+from coding_agent_core.forge.values import MARKER, Comment, ItemDetails, ItemState, Permission
 from coding_agent_core.reporting.command_execution import (
     CommandMetrics,
     ExecutionResult,
@@ -26,6 +28,7 @@ from prometheus_client import CollectorRegistry
 from tests.unit.core_task.test_commands import command
 
 RUN, CANCEL, RETRY = CommandName.RUN, CommandName.CANCEL, CommandName.RETRY
+WRITTEN = datetime(2026, 11, 25, 11, 59, tzinfo=UTC)
 
 
 @dataclass
@@ -34,12 +37,16 @@ class World:
 
     Attributes:
         fails: error of the forge's method of that name, once.
+        comment: what the comment has in place of what the command says.
     """
 
     open: bool = True
     phase: Phase | None = Phase.FAILED
     runner: RunnerName | None = None
     reacted: bool = False
+    accepted: Collection[CommandName] = tuple(CommandName)
+    comment: dict[str, Any] = field(default_factory=dict)
+    said: Comment | None = None
     fails: dict[str, Exception] = field(default_factory=dict)
     asked: list[TaskRequest] = field(default_factory=list)
     withdrawn: list[Withdrawal] = field(default_factory=list)
@@ -58,6 +65,12 @@ class World:
     async def permission(self, item: Item, user: str) -> Permission:
         self._meet("permission")
         return Permission.TRIAGE if user == "reader" else Permission.WRITE
+
+    async def read_comment(self, item: Item, comment: str) -> Comment:
+        self._meet("read_comment")
+        assert self.said is not None
+        assert comment == self.said.id
+        return self.said
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
         self._meet("has_reacted")
@@ -91,7 +104,15 @@ class World:
         async def last() -> LastTask:
             return LastTask(self.phase, self.runner)
 
-        return await execute(command(name, at, user=user), Target(self, self, last), **more)  # type: ignore[arg-type]
+        given = command(name, at, user=user)
+        comment: dict[str, Any] = {
+            "id": given.comment,
+            "author": user,
+            "body": f"/{name}\nplease",
+            "created_at": WRITTEN,
+        }
+        self.said = Comment(**comment | self.comment)
+        return await execute(given, Target(self, self, last, self.accepted), **more)  # type: ignore[arg-type]
 
     @property
     def untouched(self) -> bool:
@@ -111,6 +132,39 @@ async def test_who_may_not_command_gets_nothing_at_all(name: CommandName, user: 
     world = World()
     assert await world.give(name, user) is ExecutionResult.REFUSED
     assert world.untouched
+
+
+@pytest.mark.parametrize("name", [RUN, CANCEL])
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(comment={"author": "bob"}),
+        World(comment={"body": "Please do."}),
+        World(comment={"body": "/retry"}),
+        World(comment={"body": "> /run"}),
+        World(comment={"body": f"/run\n{MARKER}"}),
+        World(comment={"updated_at": WRITTEN + timedelta(hours=1)}),
+        World(accepted=()),
+        World(accepted=(RETRY,)),
+    ],
+    ids=["author", "text", "another", "quoted", "ours", "edited", "disabled", "not allowed"],
+)
+async def test_what_the_comment_does_not_say_is_not_done(world: World, name: CommandName) -> None:
+    assert await world.give(name) is ExecutionResult.REFUSED
+    assert world.untouched
+
+
+async def test_the_author_of_the_comment_may_be_spelled_otherwise() -> None:
+    assert await World(comment={"author": "Alice"}).give(RUN) is ExecutionResult.DONE
+
+
+async def test_a_command_approves_the_item_as_it_was_when_the_comment_was_written() -> None:
+    world = World(comment={"created_at": WRITTEN.replace(microsecond=123_000)}, phase=Phase.RUNNING)
+    for name in (RUN, CANCEL):
+        await world.give(name, at=WRITTEN + timedelta(days=9))
+        world.reacted = False
+    assert [request.trigger.labeled_at for request in world.asked] == [WRITTEN]
+    assert [withdrawal.at for withdrawal in world.withdrawn] == [WRITTEN]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +196,14 @@ async def test_what_bears_our_reaction_is_not_done_again() -> None:
     assert len(world.asked) == 1
 
 
-@pytest.mark.parametrize("world", [World(open=False), World(fails={"has_reacted": ForgeNotFoundError("")})])
+@pytest.mark.parametrize(
+    "world",
+    [
+        World(open=False),
+        World(fails={"read_comment": ForgeNotFoundError("")}),
+        World(fails={"has_reacted": ForgeNotFoundError("")}),
+    ],
+)
 async def test_nothing_is_started_on_a_closed_item_or_by_a_comment_that_was_deleted(world: World) -> None:
     assert await world.give(RUN) is ExecutionResult.NOTHING
     assert not world.asked
@@ -151,7 +212,9 @@ async def test_nothing_is_started_on_a_closed_item_or_by_a_comment_that_was_dele
 AWAY = ForgeUnavailableError("away")
 
 
-@pytest.mark.parametrize("where", ["whoami", "permission", "has_reacted", "read", "submit", "react"])
+@pytest.mark.parametrize(
+    "where", ["whoami", "permission", "read_comment", "has_reacted", "read", "submit", "react"]
+)
 async def test_whatever_is_away_the_command_is_repeated_until_it_is_done(where: str) -> None:
     world = World(fails={where: QueueUnavailableError("away") if where == "submit" else AWAY})
     with pytest.raises((ForgeUnavailableError, QueueUnavailableError)):

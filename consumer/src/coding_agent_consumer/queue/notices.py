@@ -236,6 +236,7 @@ class NoticeHandler:
             forge=forge,
             tasks=LabelRequests(forge, labels, self._cancel_round),
             last=partial(_last, forge, command.item),
+            accepted=self.settings.webhook.commands.accepted,
         )
         await execute(command, target, self.metrics)
 

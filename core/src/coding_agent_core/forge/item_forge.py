@@ -94,6 +94,13 @@ class ItemForge(Protocol):
             ForgeError: the comment was not written, or it is unknown whether it was.
         """
 
+    async def read_comment(self, item: Item, comment: str) -> Comment:
+        """Return the comment with this id, which a person wrote on the item.
+
+        Raises:
+            ForgeNotFoundError: the comment is gone, is on another item, or the forge itself wrote it.
+        """
+
     async def has_reacted(self, item: Item, comment: str) -> bool:
         """Whether the comment with this id has our reaction.
 

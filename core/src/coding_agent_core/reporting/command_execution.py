@@ -1,5 +1,8 @@
 """Executes the commands in comments, for the reporter, or for the consumer if there is no reporter.
 
+Whoever has the receiver's token can store a command in anybody's name. So the comment itself decides: who
+wrote it, when, on which item, and what it says.
+
 Every step can be repeated: the comment of an executed command has our reaction, and a run that the command
 created has the command's id.
 """
@@ -7,21 +10,50 @@ created has the command's id.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from coding_agent_core.errors import ForgeError, ForgeNotFoundError, ForgeUnavailableError
 from coding_agent_core.forge.item_forge import ItemForge
-from coding_agent_core.forge.values import Permission
+from coding_agent_core.forge.values import MARKER, Comment, Permission
 from coding_agent_core.runtime.metrics import CollectorRegistry, Counter
 from coding_agent_core.task.admission import Cancel, Keep
-from coding_agent_core.task.commands import IssueCommand
-from coding_agent_core.task.model import CommandName, Phase, Submission, TaskRequest, Withdrawal
+from coding_agent_core.task.commands import IssueCommand, command_in
+from coding_agent_core.task.model import (
+    CommandName,
+    Phase,
+    Submission,
+    TaskRequest,
+    Withdrawal,
+    whole_second,
+)
 from coding_agent_core.task.runners import RunnerName
 
 _logger = logging.getLogger("coding_agent.commands")
+
+
+def comment_command(body: str, accepted: Collection[CommandName]) -> CommandName | None:
+    """Return the command of a comment. Our own comment, which has a hidden part, is never a command."""
+    return None if MARKER in body else command_in(body, accepted)
+
+
+def reason_not_to_believe(
+    command: IssueCommand, comment: Comment, accepted: Collection[CommandName]
+) -> str | None:
+    """Return why a comment does not give a command that is said to be in it; `None` if it gives it.
+
+    An edited comment gives none, as in webhooks: on some forges, people who may edit it need not be allowed
+    to give commands.
+    """
+    if comment.author.casefold() != command.user.casefold():
+        return f"{comment.author} wrote the comment"
+    if comment.edited:
+        return "the comment was edited; only new comments count"
+    if comment_command(comment.body, accepted) is not command.name:
+        return "the comment does not say so"
+    return None
 
 
 def reason_not_to_run(name: CommandName, phase: Phase | None) -> str | None:
@@ -77,11 +109,13 @@ class Target:
     Attributes:
         tasks: submits and withdraws tasks.
         last: reads the item's newest task.
+        accepted: the commands that count (`webhook.commands`).
     """
 
     forge: ItemForge
     tasks: TaskRequests
     last: Callable[[], Awaitable[LastTask]]
+    accepted: Collection[CommandName]
 
 
 class CommandMetrics:
@@ -100,7 +134,7 @@ class CommandMetrics:
 async def execute(
     command: IssueCommand, target: Target, metrics: CommandMetrics | None = None
 ) -> ExecutionResult:
-    """Check that the author may use the command, and execute it.
+    """Check that the author gave the command and may use it, and execute it.
 
     Raises:
         ForgeUnavailableError: the forge is not available; repeat the call later.
@@ -123,18 +157,25 @@ async def execute(
 
 async def _execute(command: IssueCommand, target: Target) -> tuple[ExecutionResult, str]:
     forge = target.forge
+    if command.name not in target.accepted:
+        return ExecutionResult.REFUSED, "webhook.commands does not accept it"
     if command.user.casefold() == (await forge.whoami()).casefold():
         # A comment that quotes a command would otherwise command the bot in a loop.
         return ExecutionResult.REFUSED, "the bot's own account cannot give commands"
     if await forge.permission(command.item, command.user) < Permission.WRITE:
         return ExecutionResult.REFUSED, f"{command.user} has no write access to the repository"
     try:
+        comment = await forge.read_comment(command.item, command.comment)
+        why = reason_not_to_believe(command, comment, target.accepted)
+        if why is not None:
+            return ExecutionResult.REFUSED, why
         # The reaction is the record of the execution: it survives the process and a second delivery.
         if await forge.has_reacted(command.item, command.comment):
             return ExecutionResult.NOTHING, "it has already been executed"
     except ForgeNotFoundError:
-        return ExecutionResult.NOTHING, "its comment was deleted"
-    result = await _act(command, target)
+        return ExecutionResult.NOTHING, "its comment was deleted, or is not on this item"
+    # The time is what the command approves, so it comes from the forge too.
+    result = await _act(command.model_copy(update={"at": whole_second(comment.created_at)}), target)
     try:
         await forge.react(command.item, command.comment)
     except ForgeUnavailableError:

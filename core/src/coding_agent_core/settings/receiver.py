@@ -34,6 +34,11 @@ class Commands(Section):
     allowed: tuple[CommandName, ...] = tuple(CommandName)
     """Commands that are accepted; any other text is an ordinary comment."""
 
+    @property
+    def accepted(self) -> tuple[CommandName, ...]:
+        """The commands that count in a comment: none unless comments are read."""
+        return self.allowed if self.enabled else ()
+
 
 _SECONDS = {
     "second": 1,

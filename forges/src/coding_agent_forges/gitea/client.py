@@ -129,6 +129,7 @@ class GiteaForge(Forge):
     UNLABELED = ""
     REACTIONS = "reactions"
     REACTION_FIELD = "content"
+    EDITS_ARE_DATED = True
     ID_MARK = "+"
 
     settings: Gitea

@@ -141,6 +141,7 @@ class GitHubForge(Forge):
     UNLABELED = "unlabeled"
     REACTIONS = "reactions"
     REACTION_FIELD = "content"
+    EDITS_ARE_DATED = True
     ID_MARK = "+"
 
     settings: GitHub

@@ -124,6 +124,9 @@ class GitLabForge(Forge):
     UNLABELED = "remove"
     REACTIONS = "award_emoji"
     REACTION_FIELD = "name"
+    # Everybody's emoji changes `updated_at` (app/models/award_emoji.rb `expire_cache`), and nothing else in
+    # the API says when a note was edited.
+    EDITS_ARE_DATED = False
     ID_MARK = "-"
 
     settings: GitLab

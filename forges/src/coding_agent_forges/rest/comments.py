@@ -42,6 +42,8 @@ class OwnComments(ABC):
     EDIT_METHOD: ClassVar[str]
     REACTIONS: ClassVar[str]
     REACTION_FIELD: ClassVar[str]
+    EDITS_ARE_DATED: ClassVar[bool]
+    """Whether only an edit of a comment changes its time `updated_at`."""
 
     client: ForgeClient
     hidden_lines: HiddenLines
@@ -153,6 +155,19 @@ class OwnComments(ABC):
             raise
         except (ForgeError, SettingsError):
             return False  # there is no such repository any more, or our token cannot read it
+
+    async def read_comment(self, item: Item, comment: str) -> Comment:
+        where = f"comment {comment} on {item.display}"
+        call = Call("GET", self._comment_path(item, comment), f"reading {where}")
+        response = await self.client.send(call)
+        # Gitea answers 204 for an entry of the timeline that is no comment (routers/api/v1/repo/
+        # issue_comment.go). GitHub and Gitea find a comment whatever its item is.
+        if response.status_code != 204:
+            found = self.client.parse(CommentResponse, response, call)
+            if not found.system and found.item_number == item.number:
+                read = found.comment()
+                return read if self.EDITS_ARE_DATED else replace(read, updated_at=None)
+        raise ForgeNotFoundError(f"There is no {where} by a person.")
 
     async def has_reacted(self, item: Item, comment: str) -> bool:
         own = await self._account()

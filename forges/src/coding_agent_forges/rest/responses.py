@@ -59,6 +59,8 @@ class CommentResponse(ResponseModel):
     """A comment, or a note that the forge itself wrote (`system`).
 
     Attributes:
+        issue_url, pull_request_url, noteable_iid: which item the comment is on: GitHub and Gitea give an
+            address that ends with the item's number, Gitea in one of two fields, and GitLab the number.
         internal, confidential: GitLab's internal note, which only some members can read; `confidential` was
             its name once (https://docs.gitlab.com/api/notes/).
     """
@@ -69,9 +71,18 @@ class CommentResponse(ResponseModel):
     created_at: datetime
     updated_at: datetime | None = None
     html_url: str = ""
+    issue_url: Text = ""
+    pull_request_url: Text = ""
+    noteable_iid: int | None = None
     system: bool = False
     internal: bool | None = False
     confidential: bool | None = False
+
+    @property
+    def item_number(self) -> int | None:
+        """The number of the item that the comment is on; `None` if the answer does not say so."""
+        number = (self.issue_url or self.pull_request_url).rpartition("/")[2]
+        return int(number) if number.isdecimal() else self.noteable_iid
 
     @property
     def is_public(self) -> bool:

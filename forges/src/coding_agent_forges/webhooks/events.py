@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from coding_agent_core.forge.values import MARKER
 from coding_agent_core.platforms.addresses import host_of
 from coding_agent_core.platforms.facts import ItemKind
 from coding_agent_core.platforms.registry import FACTS, Platform
+from coding_agent_core.reporting import command_execution as execution
 from coding_agent_core.settings.forges import Labels
 from coding_agent_core.settings.model import Settings
-from coding_agent_core.task.commands import IssueCommand, command_in
+from coding_agent_core.task.commands import IssueCommand
 from coding_agent_core.task.model import (
     FRESH,
     LABEL_REMOVED,
@@ -153,11 +153,9 @@ class PlatformWebhooks(Protocol):
 
 
 def comment_command(body: str, settings: Settings) -> CommandName | Ignored:
-    """Return the command in a new comment. Our own comment, which has a hidden part, is never a command."""
-    name = command_in(body, settings.webhook.commands.allowed)
-    if name is None or MARKER in body:
-        return Ignored("the comment is not a command")
-    return name
+    """Return the command in a new comment."""
+    name = execution.comment_command(body, settings.webhook.commands.accepted)
+    return Ignored("the comment is not a command") if name is None else name
 
 
 def rescan(project: Item, reason: RescanReason, settings: Settings) -> Rescan | Ignored:

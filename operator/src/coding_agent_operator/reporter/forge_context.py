@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 from weakref import WeakValueDictionary
@@ -12,6 +12,7 @@ from coding_agent_core.kubernetes.task_sink import StoreSink
 from coding_agent_core.reporting.comment import Links
 from coding_agent_core.settings.development import Development
 from coding_agent_core.settings.forges import Labels
+from coding_agent_core.task.model import CommandName
 from coding_agent_core.task.round_record import RerunEntry
 from coding_agent_core.task.task_store import TaskStore
 from coding_agent_forges.rest.forge import Forge
@@ -53,6 +54,7 @@ class ForgeContext:
             the URL of the change.
         locks: are held while comments are read and written.
         under_way: counts the reconciles and scans that may write.
+        commands: the commands in comments that count (`webhook.commands`).
     """
 
     forge: Forge
@@ -68,3 +70,4 @@ class ForgeContext:
     change_rounds: Callable[[str, str], str] = lambda _, __: ""
     locks: ItemLocks = field(default_factory=ItemLocks)
     under_way: UnderWay = field(default_factory=UnderWay)
+    commands: Collection[CommandName] = ()

@@ -33,6 +33,7 @@ from coding_agent_core.reporting.command_execution import (
 )
 from coding_agent_core.reporting.comment import swap_labels
 from coding_agent_core.runtime.metrics import REGISTRY, Counter
+from coding_agent_core.task.admission import Cancel, Keep
 from coding_agent_core.task.agenttask import (
     LABEL_REPORTED,
     RESCAN,
@@ -44,7 +45,15 @@ from coding_agent_core.task.agenttask import (
 from coding_agent_core.task.commands import LABEL_COMMANDS, PENDING, executed, next_command
 from coding_agent_core.task.item_history import ItemEvent, Position
 from coding_agent_core.task.labels import Decision, answered_before, decide
-from coding_agent_core.task.model import CommandName, Origin, Phase, TaskRequest, Trigger
+from coding_agent_core.task.model import (
+    CommandName,
+    Origin,
+    Phase,
+    Submission,
+    TaskRequest,
+    Trigger,
+    Withdrawal,
+)
 from coding_agent_core.task.runs import (
     answered_by,
     cancellation,
@@ -200,19 +209,31 @@ async def _hand_over(context: ForgeContext, task: AgentTask, newest: AgentTask) 
             await _patched(context, task, patch)
 
 
+@dataclass(frozen=True)
+class _Requests:
+    """Accepts what a command asks for."""
+
+    context: ForgeContext
+    runs: Sequence[AgentTask]
+
+    async def submit(self, request: TaskRequest) -> Submission:
+        return await self.context.sink.submit(request)
+
+    async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
+        unread = [run for run in self.runs if works(run) and answered_by(run) is None]
+        if unread:
+            # The run answers the labels that are there now, so that they do not ask for another one.
+            history = await self.context.forge.item_history(withdrawal.item, None)
+            for run in unread:
+                await _patched(self.context, run, confirmation(history.position()))
+        return await self.context.sink.withdraw(withdrawal)
+
+
 async def _execute_command(context: ForgeContext, task: AgentTask, runs: Sequence[AgentTask]) -> bool:
     """Execute one command that waits in the AgentTask, and remove it; return `False` if none waits."""
     stored = next_command(task)
     if stored is None:
         return False
-    unread = [run for run in runs if works(run) and answered_by(run) is None]
-    if stored.name is CommandName.CANCEL and unread:
-        # The run answers the labels that are there now, so that they do not ask for another one.
-        history = await context.forge.item_history(task.spec.item, None)
-        for run in unread:
-            await _patched(context, run, confirmation(history.position()))
-        return True
-
     try:
         command = stored.on(task.spec)
     except (UnreadableTaskError, ValueError) as error:
@@ -227,7 +248,9 @@ async def _execute_command(context: ForgeContext, task: AgentTask, runs: Sequenc
             ended = runs[-1].status.terminal_phase or Phase.RUNNING
             return LastTask(Phase.CANCELLED if runs[-1].spec.cancel else ended, runs[-1].spec.runner)
 
-        result = await execute(command, Target(context.forge, context.sink, last), _COMMAND_METRICS)
+        requests = _Requests(context, runs)
+        target = Target(context.forge, requests, last, context.commands)
+        result = await execute(command, target, _COMMAND_METRICS)
     done = result in (ExecutionResult.DONE, ExecutionResult.NOTHING)
     patch = executed(task, stored, stopped=done and stored.name is CommandName.CANCEL)
     # If the task has changed, the command stays and is executed again, which does no harm.

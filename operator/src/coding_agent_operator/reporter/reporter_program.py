@@ -191,6 +191,7 @@ class ReporterController:
                 reruns=partial(self._reruns, host),
                 change_rounds=partial(self._change_rounds, host),
                 under_way=self._under_way,
+                commands=settings.webhook.commands.accepted,
             )
             if settings.rounds.enabled:
                 self._scans[host] = ReporterScans(

@@ -59,4 +59,5 @@ async def react(
     reaction, created = sandbox.store.react(note, user, params.needed("name"))
     if not created:
         raise HttpError(404, "404 Award Emoji Name has already been taken Not Found")
+    note.updated_at = reaction.created_at  # `AwardEmoji#expire_cache` calls `Note#bump_updated_at`
     return _shown(render, note, reaction)

@@ -1,6 +1,6 @@
-"""Wall: admission policies. An account may set only the fields of an AgentTask that its program sets.
+"""Wall: admission policies. An account may set only the fields, labels and annotations that its program sets.
 
-The decoy: the same account creates the task that its program creates, and cancels it.
+The decoy: the same account creates the task that its program creates, and writes what its program writes.
 """
 
 import json
@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY, ANNOTATION_RESCAN
+from coding_agent_core.task import agenttask, commands
+from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY, ANNOTATION_RESCAN, LABEL_REPORTED, RESCAN
 from coding_agent_testbed.cluster.access import Access, KubectlError
 from coding_agent_testbed.until import until
 
@@ -21,6 +22,7 @@ from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
 from tests.integration.operator.world import World, task_body
 
+ROOT = Path(__file__).parents[2]
 ROLE = "receiver/deploy/role.yaml"
 REPORTER_ROLE = "operator/deploy/reporter-role.yaml"
 Change = Callable[[dict[str, Any]], object]
@@ -40,6 +42,7 @@ def world(control_plane: PlaneUnderTest, namespace: str) -> Iterator[World]:
     install(control_plane)
     text = render_text(
         CHART / "ci" / "required-values.yaml",
+        values={"polling": {"enabled": True}, "config": {"github": {"owner": "acme"}}},
         more=("--show-only", "templates/admission-policies.yaml"),
         namespace=namespace,
     )
@@ -55,18 +58,23 @@ def world(control_plane: PlaneUnderTest, namespace: str) -> Iterator[World]:
         control_plane.kubectl("delete", policy["kind"], policy["metadata"]["name"], "--wait=false")
 
 
-@pytest.fixture
-def receiver(world: World, tmp_path: Path) -> Access:
-    """The receiver's account, once the policies are in force."""
-    file = accounts.account(world.plane, ROLE, world.namespace, tmp_path)
+@pytest.fixture(params=["receiver", "poller"])
+def receiver(request: pytest.FixtureRequest, world: World, tmp_path: Path) -> Access:
+    """The account of the receiver or the poller, which has the same rights, once its policy is in force."""
+    role = tmp_path / "role.yaml"
+    role.write_text(
+        (ROOT / ROLE).read_text().replace("coding-agent-receiver", f"coding-agent-{request.param}")
+    )
+    file = accounts.account(world.plane, str(role), world.namespace, tmp_path)
     access = Access(file, world.plane.plane.binaries["kubectl"])
+    admin = Access(world.plane.kubeconfig, world.plane.plane.binaries["kubectl"])
 
     def in_force() -> bool:
         by_hand, stranger = task_body(99), task_body(98)
         del by_hand["spec"]["trigger"]
         FORBIDDEN["another author"][0](stranger)
         first = "label applications only" in said_to(access, by_hand, world.namespace)
-        return first and "names who created" in said_to(access, stranger, world.namespace)
+        return first and "names who created" in said_to(admin, stranger, world.namespace)
 
     until("the policies are in force", in_force, timeout=60)
     return access
@@ -121,8 +129,35 @@ FORBIDDEN: dict[str, tuple[Change, str]] = {
     ),
     "another author": (
         lambda body: body["metadata"].setdefault("annotations", {}).update({ANNOTATION_CREATED_BY: "root"}),
-        "names who created the AgentTask",
+        "coding-agent.dev",
     ),
+}
+
+OURS = {
+    kind: frozenset(
+        value
+        for module in (agenttask, commands)
+        for name, value in vars(module).items()
+        if name.startswith(prefix)
+    )
+    for kind, prefix in (("labels", "LABEL_"), ("annotations", "ANNOTATION_"))
+}
+"""All labels and annotations, of objects of any kind."""
+NEW = {"labels": frozenset(task_body(7)["metadata"]["labels"]), "annotations": frozenset[str]()}
+"""What a new AgentTask of each program has."""
+BY_THE_RECEIVER = {
+    "labels": {commands.LABEL_COMMANDS},
+    "annotations": {commands.ANNOTATION_COMMANDS, ANNOTATION_RESCAN},
+}
+BY_THE_REPORTER = {
+    "labels": {commands.LABEL_COMMANDS, LABEL_REPORTED},
+    "annotations": BY_THE_RECEIVER["annotations"]
+    | {
+        agenttask.ANNOTATION_ANSWERED,
+        agenttask.ANNOTATION_CANCELLED,
+        agenttask.ANNOTATION_CANCEL_CAUSE,
+        agenttask.ANNOTATION_DUPLICATE_OF,
+    },
 }
 
 
@@ -142,8 +177,8 @@ def test_the_receiver_creates_what_it_creates_and_nothing_more(world: World, rec
         how = ("agenttask", names[which], "--type=merge", "-p", json.dumps(body))
         return receiver.kubectl("-n", world.namespace, "patch", *how)
 
-    for fields in ({"priority": 9}, {"suspend": True}):
-        with pytest.raises(KubectlError, match=r"may change spec\.cancel only"):
+    for fields in ({"priority": 9}, {"suspend": True}, {"cancel": True}):
+        with pytest.raises(KubectlError, match="may change nothing"):
             patch("stored", spec=fields)
     with pytest.raises(KubectlError, match="may not set finalizers"):
         patch("stored", metadata={"finalizers": ["a.example/b"]})
@@ -151,7 +186,57 @@ def test_the_receiver_creates_what_it_creates_and_nothing_more(world: World, rec
         with pytest.raises(KubectlError, match=re.escape(ANNOTATION_CREATED_BY)):
             patch(which, metadata={"annotations": {ANNOTATION_CREATED_BY: author}})
     patch("stored", metadata={"annotations": {ANNOTATION_RESCAN: "{}"}})
-    patch("stored", spec={"cancel": True})
+
+
+def test_an_account_writes_the_labels_and_annotations_of_its_program_and_no_other(
+    world: World, receiver: Access, reporter: Access
+) -> None:
+    name = world.create(7)
+    refused = (
+        "Of the (labels|annotations) of coding-agent.dev, the .* may change|names who created|to rescan only"
+    )
+    for access, allowed in ((receiver, BY_THE_RECEIVER), (reporter, BY_THE_REPORTER)):
+
+        def patch(metadata: dict[str, Any], access: Access = access) -> str:
+            how = ("--type=merge", "--dry-run=server", "-p", json.dumps({"metadata": metadata}))
+            return access.kubectl("-n", world.namespace, "patch", "agenttask", name, *how)
+
+        for kind, keys in OURS.items():
+            for key in keys:
+                if key in allowed[kind]:
+                    patch({kind: {key: "x"}})
+                    continue
+                with pytest.raises(KubectlError, match=refused):
+                    patch({kind: {key: "x"}})
+            patch({kind: {"example.com/of-somebody-else": "x"}})
+        with pytest.raises(KubectlError, match=refused):
+            patch({"labels": {agenttask.LABEL_ITEM: None}})
+        for kind, keys in OURS.items():
+            for key in sorted(keys - NEW[kind] - {ANNOTATION_CREATED_BY}):
+                body = task_body(8)
+                body["metadata"].setdefault(kind, {})[key] = "x"
+                said = said_to(access, body, world.namespace)
+                if (access, key) == (reporter, agenttask.ANNOTATION_ANSWERED):
+                    assert said == "", "the reporter has read the item"
+                else:
+                    assert re.search(refused, said), key
+
+    def report(value: str) -> str:
+        how = (
+            "agenttask",
+            name,
+            "--type=merge",
+            "-p",
+            json.dumps({"metadata": {"labels": {LABEL_REPORTED: value}}}),
+        )
+        return receiver.kubectl("-n", world.namespace, "patch", *how)
+
+    for value in ("true", RESCAN):
+        with pytest.raises(KubectlError, match="may change the label reported to rescan only"):
+            report(value)
+    how = ("agenttask", name, f"{LABEL_REPORTED}=true")
+    reporter.kubectl("-n", world.namespace, "label", *how)
+    assert "patched" in report(RESCAN), "the decoy"
 
 
 def test_the_reporter_creates_labels_commands_and_rounds_and_nothing_more(

@@ -48,6 +48,19 @@ def labeled(of: Item, delivery: str) -> TaskRequest:
     return TaskRequest(item=of, user="bob", trigger=trigger)
 
 
+async def test_a_task_for_a_label_is_not_the_run_of_a_command_whatever_its_delivery(
+    place: Place, sinks: list[KubernetesSink]
+) -> None:
+    """A thief of the receiver's token could otherwise keep somebody's command from being executed."""
+    sink, given = sinks[0], command(RUN, 9, item(2))
+    name = (await sink.submit(labeled(item(2), given.trigger_id))).task
+    assert await sink.command(given) == CommandStored(name)
+    place.end(name, succeeded=False)
+    submission = await sink.submit(given.request(None))
+    assert (submission.task, submission.duplicate) == (f"{name}-r2", None)
+    assert (await sink.submit(given.request(None))).duplicate == "it had its run", "the decoy"
+
+
 async def test_commands_sent_to_three_receivers_at_once_are_each_stored_once(
     place: Place, sinks: list[KubernetesSink]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from coding_agent_core.settings.job_settings import JobTemplate
 from coding_agent_core.settings.operator import Budgets
+from coding_agent_core.task import agenttask
 from coding_agent_core.task.agenttask import OutcomeType
 from coding_agent_core.task.model import Phase
 from coding_agent_core.task.reasons import PodReason, Reason
@@ -16,6 +17,7 @@ from coding_agent_operator.jobs.job import build_job
 from coding_agent_operator.scheduling.fair_share import Candidate, fair_schedule
 from coding_agent_operator.tasks.budgets import (
     NAMESPACE,
+    Spending,
     Spent,
     charge,
     charges,
@@ -30,7 +32,7 @@ from coding_agent_operator.tasks.runs import is_counted
 from coding_agent_operator.tasks.state import Stage, task_state
 
 from tests.unit.operator import making
-from tests.unit.operator.making import NOW, POLICY, ago, attempt, job, pod, said, status, task
+from tests.unit.operator.making import NOW, POLICY, ago, attempt, changed, job, pod, said, status, task
 
 FAILED = OutcomeType.FAILED
 
@@ -84,6 +86,15 @@ def test_each_task_is_counted_once_and_by_period() -> None:
     spent.forget_before(today)
     assert spent.of("r", date(2026, 1, 31), "USD") == 0
     assert spent.of(NAMESPACE, today, "USD") == 13
+
+
+def test_a_changed_label_does_not_move_what_was_spent_to_another_repository() -> None:
+    spending = Spending(BUDGETS, lambda: NOW)
+    ended = task(status(attempt(1, FAILED, allowance=usd("5"), usage=used("5"), completion_time=NOW)))
+    spending.put(changed(ended, labels={agenttask.LABEL_REPOSITORY: "another"}))
+    other = task(number=8)
+    spending.share(other, [], starts=True)
+    assert spending.unspent([other], {})[other.repository_hash] == 15
 
 
 def test_a_retry_gets_what_is_left() -> None:

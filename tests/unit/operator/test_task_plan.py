@@ -1,7 +1,7 @@
 """What is next for a task: one row, one situation."""
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -119,6 +119,9 @@ NEXT: list[tuple[str, AgentTask, list[Job], SchedulingDecision, Phase | int]] = 
         Phase.RUNNING,
     ),
     ("nobody has checked the /cancel for long", commanded(ago(601)), [], GO, 1),
+    # Whoever stores a command chooses its time. A later one would hold the task longer, or has no sum.
+    ("a /cancel from the future", commanded(ago(-601)), [], GO, 1),
+    ("a /cancel at the end of time", commanded(datetime.max.replace(tzinfo=UTC)), [], GO, 1),
     ("a /retry waits", commanded(ago(5), name=CommandName.RETRY), [], GO, 1),
     ("a foreign Job has its name", task(), [job(owner="somebody")], GO, 2),
     ("succeeded before, cancel comes late", task(ended("True"), cancel=True), [], GO, Phase.SUCCEEDED),

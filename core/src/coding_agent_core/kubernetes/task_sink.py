@@ -189,8 +189,7 @@ class StoreSink:
             runs = runs_of(request.item, stored)
             if own := _own(runs, request, unanswered):
                 return Submission(task=own.name)
-            delivery = request.trigger.delivery_id
-            same = next((run for run in runs if delivery and run.spec.trigger.delivery_id == delivery), None)
+            same = next((run for run in runs if _is_of_same_act(run, request)), None)
             if same is not None:
                 return Submission(same.name, "it had its run")
             waits = [run for run in runs if not run.over] if answered is not None else []
@@ -271,7 +270,7 @@ class StoreSink:
             if not runs:
                 return CommandIgnored("the item has no task; apply the label to start one")
             # A run remembers the command that started it, so a delivery that comes again starts no other.
-            if any(run.spec.trigger.delivery_id == command.trigger_id for run in runs):
+            if any(_is_of_same_act(run, command.request(None)) for run in runs):
                 return CommandIgnored("it has already been executed")
             patch = store(runs[-1], command)
             if isinstance(patch, CommandIgnored):
@@ -371,6 +370,16 @@ def _own(runs: Sequence[AgentTask], request: TaskRequest, unanswered: Collection
     """Return the task that a request of ours created although its response was lost; it has our trigger."""
     lost = (task for task in runs if task.name in unanswered)
     return next((task for task in lost if task.spec.trigger == request.trigger), None)
+
+
+def _is_of_same_act(run: AgentTask, request: TaskRequest) -> bool:
+    """Whether a run was created for the act that a request names: the same cause with the same delivery id.
+
+    The receiver's account may choose a delivery id, but for the cause `label` only.
+    """
+    trigger, wanted = run.spec.trigger, request.trigger
+    has_id = wanted.delivery_id is not None and trigger.delivery_id == wanted.delivery_id
+    return has_id and trigger.cause is wanted.cause
 
 
 def _is_asked(task: AgentTask) -> bool:

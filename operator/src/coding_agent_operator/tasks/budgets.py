@@ -232,7 +232,8 @@ class Spending:
 
     def put(self, task: AgentTask) -> None:
         """Count an ended task as it is stored, even if another release wrote its spec."""
-        repository = task.metadata.labels.get(LABEL_REPOSITORY) or ""
+        by_label = task.metadata.labels.get(LABEL_REPOSITORY) or ""
+        repository = task.repository_hash if task.readable else by_label
         self._spent.put(task.uid, repository, charges(task.status.attempts))
 
     def ended(self, task: AgentTask) -> None:

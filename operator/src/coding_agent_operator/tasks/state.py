@@ -223,8 +223,9 @@ def _between_attempts(
         return Stage.BACKOFF, None, soonest
     # A person's `/cancel` waits for the reporter. An attempt that starts meanwhile would work in vain.
     asked = cancel_asked(task)
-    if asked is not None and now < (until := asked + COMMAND_WAIT):
-        return Stage.HELD, None, until
+    # Somebody with the receiver's token can store any time, and a later one must not hold the task longer.
+    if asked is not None and abs(now - asked) < COMMAND_WAIT:
+        return Stage.HELD, None, asked + COMMAND_WAIT
     return Stage.READY, None, soonest
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from coding_agent_core.task import agenttask
 from coding_agent_core.task.agenttask import AgentTask
 from coding_agent_core.task.commands import ANNOTATION_COMMANDS, LABEL_COMMANDS, PENDING, stored_commands
-from coding_agent_core.task.model import Phase
+from coding_agent_core.task.model import Origin, Phase, TaskRequest, Trigger
+from coding_agent_core.task.reasons import Reason
 from coding_agent_testbed.cluster.access import Access
 from coding_agent_testbed.forge import ForgeServer
 from coding_agent_testbed.until import until
@@ -22,6 +24,8 @@ from coding_agent_testbed.until import until
 from tests.fixtures import accounts
 from tests.fixtures.cluster import PlaneUnderTest
 from tests.fixtures.crd import install
+from tests.integration.consumer_attempt.conftest import MakePlace
+from tests.integration.main_job.scripts import finish, script
 from tests.integration.operator_reporter.world import REPOSITORY, SEED, World
 
 RECEIVER = "receiver/deploy/role.yaml"
@@ -32,6 +36,15 @@ class Thief(World):
     """Has the token of the receiver or the poller, whose rights are the same. Alice may give commands."""
 
     thief: Access
+
+    def trusted_task(self, number: int) -> str:
+        """Create a task that says that nobody strange wrote its item."""
+        now = datetime.now(UTC)
+        trigger = Trigger(origin=Origin.WEBHOOK, received_at=now, labeled_at=now)
+        request = TaskRequest(item=self.item(number), user="alice", trigger=trigger, trusted=True)
+        body = agenttask.manifest(request, run=1, timeout_seconds=600, max_attempts=3)
+        self.thief.kubectl("-n", self.namespace, "create", "-f", "-", stdin=json.dumps(body))
+        return str(body["metadata"]["name"])
 
     def tell(self, name: str, command: str, comment: int) -> None:
         """Store a command of alice's on a task, and wait until the reporter has removed it."""
@@ -71,7 +84,8 @@ def world(
 def test_a_stored_command_is_only_what_a_person_wrote(world: Thief, enabled: bool) -> None:
     world.sections["webhook"] = {"commands": {"enabled": enabled}}
     number, other = world.issue(), world.issue()
-    name = world.task(number)
+    world.forge.repository(REPOSITORY).private = False
+    name = world.trusted_task(number)
     world.set_phase(name, Phase.FAILED)
     say = world.forge.comment
     edited = say(REPOSITORY, number, "What do you think?", by="alice")
@@ -103,5 +117,24 @@ def test_a_stored_command_is_only_what_a_person_wrote(world: Thief, enabled: boo
             assert set(world.tasks()) == {name}
             return
         assert set(world.tasks()) == {name, f"{name}-r2"}, "the decoy"
-        trigger = world.read(f"{name}-r2")["spec"]["trigger"]
-        assert datetime.fromisoformat(trigger["labeledAt"]) < LATER - timedelta(days=1)
+        spec = world.read(f"{name}-r2")["spec"]
+        assert datetime.fromisoformat(spec["trigger"]["labeledAt"]) < LATER - timedelta(days=1)
+        assert not spec.get("trusted"), "the repository is public, and nobody in it wrote the issue"
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_an_attempt_does_nothing_for_an_item_that_a_stranger_wrote_if_the_task_says_otherwise(
+    make_place: MakePlace, trusted: bool
+) -> None:
+    place = make_place("github", script(finish()))
+    forge = place.system.forge
+    repository = forge.repository(REPOSITORY)
+    repository.private = False
+    repository.roles.pop("reader")
+    number = forge.open_issue(REPOSITORY, "Fix it", "It is wrong.", by="reader")
+    given = place.given(item={"number": number}).model_copy(update={"trusted": trusted})
+    outcome = await place.run(given, operator={"job": {"cache": {"enabled": True}}})
+    if trusted:
+        assert outcome.reason is Reason.NOT_APPROVED
+        assert "Apply the label again" in (outcome.message or "")
+    assert bool(place.system.model.requests) is not trusted, "the decoy: it works if the task does not say so"

@@ -68,6 +68,7 @@ async def everything(world: World) -> set[str]:
             await call("request_of")(listed, {})
         await call("read")(item)
         await call("read_state")(item)
+        assert (await call("trust")(item)).trusted, "the repository is private"
         await call("label_application")(item)
         await call("label_history")(item, None)
         assert (await call("item_history")(item, None)).events[-1].label == LABEL

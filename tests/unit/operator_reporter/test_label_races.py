@@ -38,6 +38,7 @@ from coding_agent_core.task.model import (
     Submission,
     TaskRequest,
     Trigger,
+    Trust,
     Withdrawal,
     WithdrawalCause,
     whole_second,
@@ -209,6 +210,9 @@ class Forge:
 
     async def whoami(self) -> str:
         return US
+
+    async def trust(self, _: object) -> Trust:
+        return Trust(trusted=False)
 
     async def read_state(self, _: object) -> ItemState:
         await others_act()

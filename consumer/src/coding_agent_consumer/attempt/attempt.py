@@ -39,7 +39,7 @@ from coding_agent_consumer.agent_interface import Brief, Image
 from coding_agent_consumer.attempt.agent_work import AgentWork, MakeAgent
 from coding_agent_consumer.attempt.failures import outcome_of_error
 from coding_agent_consumer.attempt.time_limits import AttemptTime
-from coding_agent_consumer.item.approval import ApprovalCheck, Unapproved
+from coding_agent_consumer.item.approval import ApprovalCheck, Unapproved, require_trusted
 from coding_agent_consumer.item.background import (
     Conversation,
     instruction_files,
@@ -517,7 +517,10 @@ class Attempt:
 
         Nobody asks for a round. It decides by itself whose remarks count.
         """
-        trigger = self._request.trigger.round
+        trigger, given = self._request.trigger.round, self.settings.operator.job
+        # A task that a person wrote as an AgentTask has no cause, and may say what they know.
+        if self.given.trusted and self._request.trigger.cause is not None and given.depends_on_trust:
+            await self._time.before_work(lambda: require_trusted(task.forge, task.item))
         if trigger is None:
             approval = await self._time.before_work(lambda: approval_of(task.forge, task.item, self._request))
             refused = await self._time.before_work(lambda: self._refusal(task, approval.user))

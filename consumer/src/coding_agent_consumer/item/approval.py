@@ -7,10 +7,11 @@ afterwards (docs/decisions/0021). The decisions are pure functions; `ApprovalChe
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from coding_agent_core.errors import CodingAgentError
+from coding_agent_core.errors import CodingAgentError, ForgeNotFoundError
 from coding_agent_core.forge.values import Comment, ItemDetails, Review, Revised, Revision, Thread
 from coding_agent_core.platforms.text import one_line
 from coding_agent_core.settings.model import Authorize, NewerText
@@ -30,7 +31,29 @@ _DID = {
 
 
 class NotApprovedError(CodingAgentError):
-    """Somebody without access changed what the task works on, after it was approved."""
+    """Somebody without access wrote or changed what the task works on, and nobody has approved that."""
+
+
+async def require_trusted(forge: Forge, item: Item) -> None:
+    """Check that neither a fork nor a stranger wrote the item of a task that says so.
+
+    Whoever has the receiver's token can create a trusted task. Its workspace may write to the repository's
+    cache, and may have another runtime class. The sink asks the tasks of an issue for which the agent made a
+    change; here the issue itself counts.
+
+    Raises:
+        NotApprovedError: the forge does not say so.
+        ForgeError: the item cannot be read.
+    """
+    trust = await forge.trust(item)
+    if not trust.trusted and trust.answers is not None:
+        with suppress(ForgeNotFoundError):  # the issue was deleted
+            trust = await forge.trust(trust.answers)
+    if not trust.trusted:
+        raise NotApprovedError(
+            f"The task says that nobody strange wrote {item.display}, and {forge.host} does not say so. "
+            "Apply the label again: then the task is not trusted."
+        )
 
 
 @dataclass(frozen=True)

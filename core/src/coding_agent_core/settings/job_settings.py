@@ -236,6 +236,12 @@ class JobTemplate(Section):
             for secret in secrets_in_variables({entry["name"]: str(entry.get("value", ""))})
         )
 
+    @property
+    def depends_on_trust(self) -> bool:
+        """Whether the pods of trusted tasks are others than those of the rest."""
+        classes = self.runtime_classes
+        return self.cache.enabled or classes.of(trusted=True) != classes.of(trusted=False)
+
 
 def _volumes(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the additional volumes by name. The pod's own volumes may only get another size."""

@@ -66,6 +66,7 @@ class AttemptInput(Frozen):
         environment: the environment with which the pod was made, in addition to the installation's.
         answered: the position in the item's history that the run answers (`labels.Position`); `None` if
             nobody has read it.
+        trusted: whether the pod is that of a task whose item neither a fork nor a stranger wrote.
     """
 
     task: QueuedTask
@@ -77,6 +78,7 @@ class AttemptInput(Frozen):
     allowance: Allowance | None = None
     environment: Environment = Environment()
     answered: str | None = None
+    trusted: bool = False
 
     def to_json(self) -> str:
         """Return the task's queue message with the other fields added, as JSON."""

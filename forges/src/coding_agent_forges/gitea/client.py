@@ -128,6 +128,7 @@ class GiteaForge(Forge):
     LABELED = "1"
     UNLABELED = ""
     REACTIONS = "reactions"
+    ITEM = ItemResponse
     REACTION_FIELD = "content"
     EDITS_ARE_DATED = True
     ID_MARK = "+"

@@ -140,6 +140,7 @@ class GitHubForge(Forge):
     LABELED = "labeled"
     UNLABELED = "unlabeled"
     REACTIONS = "reactions"
+    ITEM = _FoundItem
     REACTION_FIELD = "content"
     EDITS_ARE_DATED = True
     ID_MARK = "+"

@@ -123,6 +123,7 @@ class GitLabForge(Forge):
     LABELED = "add"
     UNLABELED = "remove"
     REACTIONS = "award_emoji"
+    ITEM = _ProjectItem
     REACTION_FIELD = "name"
     # Everybody's emoji changes `updated_at` (app/models/award_emoji.rb `expire_cache`), and nothing else in
     # the API says when a note was edited.

@@ -40,7 +40,16 @@ from coding_agent_core.platforms.registry import Platform
 from coding_agent_core.settings.forges import ForgeSettings
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.item_history import ItemAction, ItemEvent, ItemHistory, Position
-from coding_agent_core.task.model import Head, Item, Origin, TaskRequest, Trigger, trust_of, whole_second
+from coding_agent_core.task.model import (
+    Head,
+    Item,
+    Origin,
+    TaskRequest,
+    Trigger,
+    Trust,
+    trust_of,
+    whole_second,
+)
 
 from coding_agent_forges.rest.calls import SCAN_PAGES, Call, Read, User
 from coding_agent_forges.rest.comments import OwnComments
@@ -102,6 +111,8 @@ class Forge(OwnComments, ItemForge, ABC):
 
     platform: ClassVar[Platform]
     CLONE_USER: ClassVar[str]
+    ITEM: ClassVar[type[ItemResponse]]
+    """The type of an answer with one item."""
     EVENTS: ClassVar[str]
     ACTIONS: ClassVar[dict[str, ItemAction]]
     """The meaning of the forge's names of events."""
@@ -372,20 +383,11 @@ class Forge(OwnComments, ItemForge, ABC):
         history = await self.label_history(item, None, older=_LOOK_BACK)
         if repository not in private:
             private[repository] = await self._is_private(item)
-        head = None if item.kind is ItemKind.ISSUE else await self._head_of(response, item)
         applied = last_application(history.values, self.settings.triggers)
         labeled_at = applied.at if applied else None
         if applied and clock_was_set_back(history.values, applied):
             labeled_at = None  # such a time does not say what is newer
-        member = response.by_member
-        trust = trust_of(
-            item,
-            head,
-            closed=private[repository],
-            member=member,
-            ours=member and response.author.id == (await self._account()).id,
-            prefix=self.branch_prefix,
-        )
+        trust = await self._trust(item, response, closed=private[repository])
         # Labels that were set when the item was created may have no event; then the author applied them. But
         # if the history was not read to its end, somebody else may have applied them.
         author = response.author.login if history.complete else ""
@@ -399,6 +401,18 @@ class Forge(OwnComments, ItemForge, ABC):
             trigger=Trigger(origin=Origin.POLL, labeled_at=labeled_at, received_at=self.client.clock.now()),
             runner=self.settings.runner(listed.labels),
         )
+
+    async def trust(self, item: Item) -> Trust:
+        """Return whether a fork or a stranger wrote the item, by what the forge says now."""
+        call = Call("GET", self._item_path(item), f"reading {item.display}")
+        found = await self.client.get(self.ITEM, call)
+        return await self._trust(item, found, closed=await self._is_private(item))
+
+    async def _trust(self, item: Item, found: ItemResponse, *, closed: bool) -> Trust:
+        head = None if item.kind is ItemKind.ISSUE else await self._head_of(found, item)
+        ours = found.by_member and found.author.id == (await self._account()).id
+        member = found.by_member
+        return trust_of(item, head, closed=closed, member=member, ours=ours, prefix=self.branch_prefix)
 
     async def label_application(self, item: Item) -> LabelEvent | None:
         history = await self.label_history(item, None)

@@ -217,7 +217,7 @@ class _Requests:
     runs: Sequence[AgentTask]
 
     async def submit(self, request: TaskRequest) -> Submission:
-        return await self.context.sink.submit(request)
+        return await self.context.sink.submit(await _with_trust(self.context, request))
 
     async def withdraw(self, withdrawal: Withdrawal) -> Cancel | Keep:
         unread = [run for run in self.runs if works(run) and answered_by(run) is None]
@@ -418,7 +418,7 @@ async def _correct(
         why, cause = CANCELLATIONS[correction]
         await _patched(context, by_name[name], cancellation(why, cause, position))
     if decision.create is not None and correction is Correction.LABEL_APPLIED:
-        request = _next_request(context, task, decision.create, item)
+        request = await _with_trust(context, _next_request(context, task, decision.create, item))
         submission = await context.sink.submit_next(request, decision.position)
         if submission.duplicate is not None:
             raise TaskChangedError(f"{task.name} has a newer run: {submission.duplicate}")
@@ -426,6 +426,15 @@ async def _correct(
     reason, message = CORRECTION_EVENTS[correction]
     _logger.info("%s: %s", task.spec.item.display, message)
     await context.tasks.emit(Event("Normal", reason, message), task, context.clock())
+
+
+async def _with_trust(context: ForgeContext, request: TaskRequest) -> TaskRequest:
+    """Return the request with the trust that its item deserves now.
+
+    An earlier run of the item does not say it: its spec is older, and the receiver's account could write it.
+    """
+    trust = await context.forge.trust(request.item)
+    return request.model_copy(update={"trusted": trust.trusted, "answers": trust.answers})
 
 
 def _next_request(context: ForgeContext, task: AgentTask, applied: ItemEvent, item: ItemState) -> TaskRequest:

@@ -15,6 +15,8 @@ from coding_agent_core.task import agenttask, commands
 from coding_agent_core.task.agenttask import ANNOTATION_CREATED_BY, ANNOTATION_RESCAN, LABEL_REPORTED, RESCAN
 from coding_agent_testbed.cluster.access import Access, KubectlError
 from coding_agent_testbed.until import until
+from kubernetes import client
+from kubernetes.client.exceptions import ApiException
 
 from tests.chart.helm import CHART, render_text
 from tests.fixtures import accounts
@@ -274,3 +276,41 @@ def test_the_reporter_creates_labels_commands_and_rounds_and_nothing_more(
             patch(spec=fields)
     patch(metadata={"labels": {"coding-agent.dev/reported": "true"}})
     patch(spec={"cancel": True})
+
+
+def test_the_reporter_writes_its_conditions_and_nothing_else_of_a_status(
+    world: World, reporter: Access
+) -> None:
+    name = world.create(7)
+
+    def condition(kind: str, **more: str) -> dict[str, str]:
+        since = "2026-01-01T00:00:00Z"
+        return {"type": kind, "status": "True", "reason": "Test", "lastTransitionTime": since, **more}
+
+    def said(access: Access, **status: Any) -> str:
+        """What the API server says against a change; empty if it does it. kubectl would read the status."""
+        where = (agenttask.GROUP, agenttask.VERSION, world.namespace, agenttask.PLURAL, name)
+        api: Any = client.CustomObjectsApi(access.api_client)
+        try:
+            api.patch_namespaced_custom_object_status(*where, {"status": status}, _request_timeout=60)
+        except ApiException as error:
+            return str(error.body)
+        return ""
+
+    refused = "the reporter may change the conditions LabelsShown and Reported only"
+
+    until("the policy is in force", lambda: refused in said(reporter, reason="Test"), timeout=60)
+    admin = Access(world.plane.kubeconfig, world.plane.plane.binaries["kubectl"])
+    succeeded = condition("Succeeded", status="Unknown")
+    assert said(admin, phase="Running", conditions=[succeeded], attempts=[]) == ""
+    for status in (
+        {"phase": "Succeeded"},
+        {"result": {"branch": "main"}},
+        {"environment": {"image": "registry.example.com/evil/image:1"}},
+        {"attempts": None},
+        {"conditions": [condition("Succeeded")]},
+        {"conditions": [condition("Reported")]},  # without the operator's
+    ):
+        assert refused in said(reporter, **status), status
+    for own in ([condition("Reported"), condition("LabelsShown")], [condition("Reported", status="False")]):
+        assert said(reporter, conditions=[succeeded, *own]) == "", "the decoy"

@@ -122,3 +122,20 @@ def test_what_is_recorded_counts(
     assert (shown.conclusion, shown.creator) == (conclusion, forged.own.id)
     assert shown.state is (CheckState.COMPLETED if conclusion else CheckState.WAITING)
     assert not foreign_evidence(with_evidence(forged, status))
+
+
+@pytest.mark.parametrize(
+    ("url", "linked"),
+    [
+        ("https://github.com/octo/demo/issues/7", True),
+        ("https://GitHub.com/octo/demo/issues/7", True),
+        ("https://evil.example/octo/demo/issues/7", False),
+        ("https://github.com.evil.example/", False),
+        ("https://evil.example\\@github.com/", False),
+        ("https://github.com@evil.example/", False),
+        ("", False),
+    ],
+)
+def test_a_status_links_to_the_items_forge_only(url: str, linked: bool) -> None:
+    [shown] = commit_statuses(task(pushed(DONE), url=url))
+    assert shown.status.url == (url if linked else "")

@@ -67,7 +67,7 @@ def commit_statuses(task: AgentTask) -> tuple[StatusOn, ...]:
         trigger.head if trigger is not None else None,
     )
     state, text = _of_task(task)
-    url = task.spec.url
+    url = _page_of(task)
     found = []
     if start is not None and start != pushed:
         moved = (CommitState.SUCCESS, f"The work continued with {pushed[:12]}.") if pushed else (state, text)
@@ -102,7 +102,7 @@ def own_evidence(head: str, runs: Sequence[AgentTask], url: str) -> CommitStatus
         evidence = run.status.verify
         if evidence is not None and evidence.commit == head:
             state = CommitState(evidence.state.value)
-            return CommitStatus(VERIFY_STATUS, state, evidence.description, run.spec.url)
+            return CommitStatus(VERIFY_STATUS, state, evidence.description, _page_of(run))
     return CommitStatus(VERIFY_STATUS, CommitState.ERROR, _NOT_RECORDED, url)
 
 
@@ -122,6 +122,20 @@ def with_evidence(snapshot: ChangeSnapshot, status: CommitStatus) -> ChangeSnaps
         for check in snapshot.checks
     ]
     return replace(snapshot, checks=tuple(shown))
+
+
+def _page_of(task: AgentTask) -> str:
+    """Return the address of the item's page; empty if it is not on the item's forge.
+
+    Whoever has the receiver's token could write any address. The text is compared, because browsers find
+    another host than Python in some addresses.
+    """
+    url, host = task.spec.url, task.spec.source.host
+    return (
+        url
+        if url.lower().startswith(tuple(f"{scheme}://{host}/".lower() for scheme in ("https", "http")))
+        else ""
+    )
 
 
 def _is_evidence(check: CheckResult) -> bool:

@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+from coding_agent_core.task import agenttask, commands
+from coding_agent_operator.jobs import job_builder
+
 from tests.unit.docs.test_architecture import defined
 
 ROOT = Path(__file__).parents[3]
@@ -40,3 +43,11 @@ def test_each_named_test_exists() -> None:
         if not (ROOT / path).is_file() or name not in defined(ROOT / path)
     ]
     assert missing == []
+
+
+def test_it_says_of_each_label_and_annotation_what_a_thief_reaches_with_it() -> None:
+    table = TEXT.partition("## What a thief of an account reaches")[2].partition("\n## ")[0]
+    for module in (agenttask, commands, job_builder):
+        for name, value in vars(module).items():
+            if name.startswith(("LABEL_", "ANNOTATION_")):
+                assert f"`{value.removeprefix('coding-agent.dev/')}`" in table, value

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from coding_agent_core.kubernetes import transport
 from coding_agent_core.kubernetes.agenttask_client import AgentTasks
-from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer
+from coding_agent_core.kubernetes.transport import Access, ApiError, ApiServer, Page, Query
 from coding_agent_core.task.agenttask import (
     ENDED,
     LABEL_REPORTED,
@@ -70,6 +71,37 @@ async def test_a_name_is_given_once_and_reads_show_every_write(store: TaskStore)
     assert await store.get("no-such-task") is None
     pages = [page async for page in store.pages("", 2)]
     assert sum(len(page) for page in pages) == 3
+
+
+async def test_a_list_is_read_in_pages_of_one_state(
+    plane_with_agenttasks: PlaneUnderTest, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_LIST_PAGE", 2)
+    answered: list[str] = []
+    server = await ApiServer.connect(
+        Access(str(plane_with_agenttasks.kubeconfig)),
+        30,
+        role="none",
+        on_answer=lambda _, status: answered.append(status),
+    )
+    tasks = AgentTasks(server, namespace, "test")
+    names = {(await created(tasks, number)).name for number in range(1, 6)}
+    later: list[AgentTask] = []
+    asked = ApiServer.list
+
+    async def slow(self: ApiServer, path: str, query: Query) -> Page:
+        page = await asked(self, path, query)
+        if not later:  # between the first page and the second
+            later.append(await created(tasks, 9))
+        return page
+
+    answered.clear()
+    monkeypatch.setattr(ApiServer, "list", slow)
+    listed, version = await tasks.list("", NOT_ENDED)
+    assert answered == ["200", "201", "200", "200"]
+    assert {task.name for task in listed} == names
+    assert max(int(task.version) for task in listed) <= version < int(later[0].version), "a watch begins here"
+    await tasks.aclose()
 
 
 async def test_only_the_newest_version_can_be_changed(store: TaskStore) -> None:

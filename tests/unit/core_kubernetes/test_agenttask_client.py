@@ -82,6 +82,36 @@ async def test_every_page_is_asked_for_with_the_token_of_the_one_before(
     assert tokens == [None, "2", "4"]
 
 
+class Expiring:
+    """An API server with three pages, whose tokens expire in the first lists."""
+
+    def __init__(self, expired: int) -> None:
+        self.expired = expired
+        self.asked: list[str | None] = []
+
+    async def request(self, _method: str, _path: str, *, query: Any) -> dict[str, Any]:
+        token = dict(query).get("continue")
+        self.asked.append(token)
+        if token == "2" and self.expired:
+            self.expired -= 1
+            raise ApiError("The provided continue parameter is too old", 410)
+        at = int(token or 0)
+        rest = {"continue": str(at + 1)} if at < 2 else {}
+        return {"metadata": {"resourceVersion": "9", **rest}, "items": [{"n": at}]}
+
+
+async def test_a_list_whose_token_expires_begins_again_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = object.__new__(ApiServer)
+    answers = Expiring(1)
+    monkeypatch.setattr(server, "request", answers.request)
+    found, version = await server.read_all("/api/v1/pods", [], lambda body: body["n"])
+    assert (found, version) == ([0, 1, 2], "9"), "nothing twice"
+    assert answers.asked == [None, "1", "2", None, "1", "2"]
+    monkeypatch.setattr(server, "request", Expiring(99).request)
+    with pytest.raises(ApiError, match="too old"):
+        await server.read_all("/api/v1/pods", [], lambda body: body["n"])
+
+
 @pytest.mark.parametrize(
     ("status", "retried"),
     [

@@ -6,7 +6,7 @@ import pytest
 from coding_agent_core.kubernetes.transport import ApiError
 from coding_agent_operator.cluster.controller import NamespacedName, ObjectCache
 from coding_agent_operator.cluster.observed import Job
-from coding_agent_operator.cluster.watching import Relist
+from coding_agent_operator.cluster.watching import Relist, pause_after
 
 from tests.unit.operator import making
 
@@ -40,6 +40,17 @@ async def test_a_relist_tells_what_is_new_and_of_a_watch_that_shows_nothing() ->
     assert not relist.watch_dead, "the watch has caught up"
     await relist.once()
     assert behind == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("took", "behind", "pause"),
+    [(0.1, 0, 30), (1.5, 0, 30), (4.0, 0, 80), (4.0, 1, 30), (120.0, 0, 600), (120.0, 1, 30)],
+)
+def test_an_expensive_list_is_rare_while_the_watches_show_everything(
+    took: float, behind: int, pause: float
+) -> None:
+    assert pause_after(took, 30, behind) == pause
+    assert pause_after(took, 1200, behind) == 1200
 
 
 async def test_a_relist_that_is_refused_is_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,8 +60,8 @@ class AgentTasks:
     async def list(self, labels: str, fields: str = "") -> tuple[list[AgentTask], int]:
         """Return the tasks that the selectors match, and the list's resourceVersion."""
         query = [("labelSelector", labels)] + ([("fieldSelector", fields)] if fields else [])
-        found = await self._server.list(self._path, query)
-        return [AgentTask.of(body) for body in found.items], int(found.version)
+        found, version = await self._server.read_all(self._path, query, AgentTask.of)
+        return found, int(version)
 
     async def pages(self, fields: str, size: int) -> AsyncIterator[Sequence[AgentTask]]:
         """Yield the tasks page by page, so that memory does not grow with their number."""

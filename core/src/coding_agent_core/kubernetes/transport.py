@@ -14,7 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -28,6 +28,7 @@ from coding_agent_core.kubernetes.connections import Connections, Response
 
 Body = dict[str, Any]
 Query = list[tuple[str, str]]
+_T = TypeVar("_T")
 
 OnAnswer = Callable[[str, str], None]
 """Called after every answer with the method and the status, or with `none` if there was no answer."""
@@ -37,6 +38,9 @@ JSON_PATCH = "application/json-patch+json"
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _CONNECTIONS = 100
+_LIST_PAGE = 500
+"""Objects in a page of a long list, as kubectl asks for (`--chunk-size`): 3 to 5 MB of AgentTasks."""
+_LIST_TRIES = 3
 _AGENT = {"User-Agent": "coding-agent"}
 
 
@@ -217,6 +221,34 @@ class ApiServer:
             if error.status == 404:
                 return None
             raise
+
+    async def read_all(self, path: str, query: Query, read: Callable[[Body], _T]) -> tuple[list[_T], str]:
+        """Return all current objects that a query selects, and the resourceVersion of the list.
+
+        The list is read in pages, each with the time limit of a request, and all pages are of one state of
+        the cluster. If the API server has forgotten this state (410, etcd forgets it after five minutes),
+        the list begins again
+        (https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks).
+
+        Args:
+            read: reads one object, so that no more than a page is kept as JSON.
+
+        Raises:
+            ApiError: the API server refused or did not answer; 410 if it forgot the state three times.
+        """
+        for left in reversed(range(_LIST_TRIES)):
+            found: list[_T] = []
+            version = ""
+            try:
+                async for page in self.pages(path, query, _LIST_PAGE):
+                    found += map(read, page.items)
+                    version = page.version
+            except ApiError as error:
+                if error.status != 410 or not left:
+                    raise
+                continue
+            break
+        return found, version
 
     async def list(self, path: str, query: Query) -> Page:
         """Return the current objects that a query selects, all of them unless it has a `limit`."""

@@ -121,9 +121,9 @@ class Operator(Section):
     """Namespaces that this operator serves: names, or `["*"]`; empty: only `namespace`."""
     lease_duration: int = Field(default=30, ge=3, le=3600)
     """Seconds after which another replica of operator or reporter takes over from a silent one, and between
-    two lists of all objects, which bring what a watch has lost. One request to the API server may take a
-    third of it, so that none can arrive after another replica took over. 120 is good for an operator of
-    hundreds of namespaces, each of which costs such requests."""
+    two lists of all objects, which bring what a watch has lost (rarer if a list takes long). One request to
+    the API server may take a third of it, so that none can arrive after another replica took over. 120 is
+    good for an operator of hundreds of namespaces, each of which costs such requests."""
     policy: Policy = Policy()
     job: JobTemplate = JobTemplate()
 

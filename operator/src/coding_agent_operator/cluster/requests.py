@@ -84,8 +84,8 @@ class Cluster:
 
     async def list_jobs(self, labels: str) -> tuple[list[Job], int]:
         """Return a consistent list of Jobs and its resourceVersion."""
-        found = await self._server.list(self._jobs, [("labelSelector", labels)])
-        return [read_job(body) for body in found.items], int(found.version)
+        found, version = await self._server.read_all(self._jobs, [("labelSelector", labels)], read_job)
+        return found, int(version)
 
     async def get_job(self, name: str) -> Job | None:
         body = await self._server.get(f"{self._jobs}/{name}")
@@ -115,8 +115,8 @@ class Cluster:
         """Return the pods that have not ended and the list's resourceVersion."""
         fields = "status.phase!=Succeeded,status.phase!=Failed"
         query = [("labelSelector", labels), ("fieldSelector", fields)]
-        found = await self._server.list(f"{self._core}/pods", query)
-        return read_pods(found.items), found.version
+        found, version = await self._server.read_all(f"{self._core}/pods", query, lambda body: body)
+        return read_pods(found), version
 
     async def watch_pods(self, labels: str, version: str, seconds: int) -> AsyncIterator[tuple[str, Pod]]:
         """Yield the type and the pod of each watch event since a resourceVersion, for some seconds.

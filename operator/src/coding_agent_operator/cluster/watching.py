@@ -31,6 +31,7 @@ Observe = Callable[[Resource, str | None, Mapping[str, Any]], None]
 """Takes a watch event: the resource, the event's type (`None` in the initial list), and the object."""
 
 
+_LIST_SHARE, _LONGEST_PAUSE_S = 0.05, 600.0
 _RELIST_RETRY_S = 1.0
 PROBES = ("0.0.0.0", 8080)  # noqa: S104 - the kubelet and Prometheus connect from outside of the pod
 """Address and port of `/livez`, `/readyz` and `/metrics`. Each pod has addresses of its own, so nothing can
@@ -241,15 +242,17 @@ class Relist:
         await forever("relist", self._listed_once)
 
     async def _listed_once(self) -> float:
+        clock = asyncio.get_running_loop().time
+        began = clock()
         try:
-            await self.once()
+            behind = await self.once()
         except ApiError as error:
             _logger.warning("The cluster cannot be listed: %s", error)
             return min(_RELIST_RETRY_S, self._interval)
-        return self._interval
+        return pause_after(clock() - began, self._interval, behind)
 
-    async def once(self) -> None:
-        """List everything once.
+    async def once(self) -> int:
+        """List everything once; return the number of versions that no watch has shown.
 
         Raises:
             ApiError: the API server did not answer.
@@ -270,6 +273,21 @@ class Relist:
             _logger.info("Listed %d objects", sum(len(objects) for objects, _ in lists))
             self.synced.set()
         await self._listed(changed)
+        return behind
+
+
+def pause_after(took: float, interval: float, behind: int) -> float:
+    """Return the seconds until the next list.
+
+    A list of thousands of tasks costs the API server tens of megabytes. While the watches show everything, it
+    is only a precaution, so lists take a twentieth of the time at most, but come every ten minutes.
+
+    Args:
+        took: the seconds that the last list took.
+        interval: the usual pause in seconds.
+        behind: the number of versions that no watch has shown.
+    """
+    return interval if behind else max(interval, min(_LONGEST_PAUSE_S, took / _LIST_SHARE))
 
 
 @asynccontextmanager

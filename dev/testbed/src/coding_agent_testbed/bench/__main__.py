@@ -26,6 +26,7 @@ from coding_agent_testbed.bench import (
     operator,
     overload,
     receiver,
+    relist,
     reporter,
     resting_changes,
     start,
@@ -41,7 +42,7 @@ from coding_agent_testbed.bench.world import Part, World
 from coding_agent_testbed.cluster.progress import note, step
 from coding_agent_testbed.errors import TestbedError
 
-# The benchmark that fills the control plane comes last.
+# The benchmarks that fill the control plane come last.
 BENCHMARKS = {
     entry.BENCHMARK.name: entry.BENCHMARK
     for entry in (
@@ -56,6 +57,7 @@ BENCHMARKS = {
         reporter,
         resting_changes,
         ended_tasks,
+        relist,
         start,
     )
 }

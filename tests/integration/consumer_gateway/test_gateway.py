@@ -315,6 +315,19 @@ async def test_another_provider_answers_for_one_that_cannot() -> None:
             assert gateway.usage.requests == 0
 
 
+async def test_the_wait_that_a_provider_asks_for_is_known_until_it_answers_again() -> None:
+    limited, ok = answer(429, b"{}", extra="Retry-After: 900\r\n"), answer(200, b"{}")
+    async with provider(limited) as busy, provider(ok) as good:
+        async with _opened(OPENAI, limited) as (gateway, _, client):
+            assert gateway.asked is None
+            await client.post(CHAT[0], json=CHAT[1])
+            assert gateway.asked == 900
+        upstreams = [Upstream(OPENAI, f"{one.base_url}/v1", KEY) for one in (busy, good)]
+        async with open_gateway(upstreams) as gateway, _client_of(gateway) as client:
+            assert (await client.post(CHAT[0], json=CHAT[1])).status_code == 200
+            assert gateway.asked is None
+
+
 async def test_a_cloud_gets_a_token_of_the_workload_identity_and_no_client_sees_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("subject")
     token = "token-of-the-cloud"

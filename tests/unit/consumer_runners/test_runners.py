@@ -160,6 +160,15 @@ def test_the_end_of_the_program_decides_the_reason(
         assert "segmentation fault" in outcome.message
 
 
+def test_a_service_that_asks_for_a_wait_gets_it_also_from_a_program() -> None:
+    runner, failure = RUNNERS[RunnerName.CLAUDE_CODE], Failed("later", 429)
+    outcome = outcome_of_end(runner, ProcessResult(1, ""), failure, "", requests=1, asked=900)
+    assert (outcome.reason, outcome.retry_after) == (Reason.MODEL_UNAVAILABLE, 900)
+    assert "It asks for a wait of 900 s." in outcome.message
+    refused = outcome_of_end(runner, ProcessResult(1, ""), Failed("no", 401), "", requests=1, asked=900)
+    assert refused.retry_after is None
+
+
 @pytest.mark.parametrize("runner", [*RUNNERS.values(), command_runner(["work"])], ids=lambda one: one.name)
 def test_success_without_a_request_to_the_model_is_a_failure(runner: Runner) -> None:
     cut = outcome_of_end(runner, ProcessResult(0, "", truncated=True), None, "", requests=1)

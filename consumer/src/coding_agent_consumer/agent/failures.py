@@ -14,7 +14,7 @@ from itertools import takewhile
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.text import one_line
-from coding_agent_core.runtime.retry import asked_words
+from coding_agent_core.runtime.retry import with_asked_wait
 from coding_agent_core.task.attempts import Outcome
 from coding_agent_core.task.reasons import Reason
 from pydantic_ai.exceptions import (
@@ -275,7 +275,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
         case ModelRateLimitError():
             return _failed(
                 Reason.MODEL_UNAVAILABLE,
-                f"{service} is rate-limiting us{status}.{asked_words(error.retry_after)}",
+                with_asked_wait(f"{service} is rate-limiting us{status}.", error.retry_after),
                 error.retry_after,
             )
         case ModelTimeoutError():
@@ -287,7 +287,7 @@ def _of_api(error: ModelAPIError, spec: ModelSpec, scrub: Scrub) -> Outcome:
         message = f"{service} cannot be reached. Check the address, its name in DNS, and the network policy."
         return _failed(Reason.MODEL_UNAVAILABLE, message)
     if transient(error):
-        message = f"{service} is not available{status}.{asked_words(error.retry_after)}"
+        message = with_asked_wait(f"{service} is not available{status}.", error.retry_after)
         return _failed(Reason.MODEL_UNAVAILABLE, message, error.retry_after)
     if _NO_TOOLS.search(_text(error)):
         return _failed(

@@ -9,11 +9,13 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 from coding_agent_core.settings.llm import Price
 from coding_agent_core.task.usage import Usage
+from coding_agent_forges.rest.pacing import retry_after
 
 from coding_agent_consumer.gateway.headers import (
     check_content,
@@ -68,6 +70,7 @@ class Gateway:
         most_requests: how many answers the client may have; `None`: there is no limit.
         too_many: set once a request was refused because of `most_requests`.
         trace: id of the trace that the requests of this attempt belong to.
+        asked: seconds for which the provider asked to wait with its last answer; `None` if it did not.
         retry_after: seconds to wait, added to a 429 of a provider that gives none; `None`: nothing is added.
     """
 
@@ -79,6 +82,7 @@ class Gateway:
         self.requests = 0
         self.most_requests: int | None = None
         self.too_many = asyncio.Event()
+        self.asked: float | None = None
         self.retry_after: int | None = None
         self._ledger = ledger
 
@@ -335,6 +339,8 @@ class GatewayApp:
         self, route: Route, response: aiohttp.ClientResponse, meter: Meter | None, send: Any
     ) -> Ending:
         """Pass an answer on. If the client goes away, read the answer to its end, so that it is counted."""
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        self.gateway.asked = retry_after(headers, datetime.now(UTC)) if response.status >= 400 else None
         try:
             if response.status >= 400:
                 await self._return_error(route, response, send)

@@ -26,7 +26,7 @@ from coding_agent_core.errors import (
     ForgeRefusedError,
     ForgeUnavailableError,
 )
-from coding_agent_core.runtime.retry import Clock, RetryPolicy, asked_words, retry
+from coding_agent_core.runtime.retry import Clock, RetryPolicy, retry, with_asked_wait
 from coding_agent_forges.rest.pacing import LIMITED_WAIT, rate_limited, rejection, retry_after
 
 _T = TypeVar("_T")
@@ -165,15 +165,16 @@ def _limited(
     """Return the error for a forge that limits the rate of requests, or asks for a wait; else `None`."""
     if rate_limited(status, headers, b""):
         asked = retry_after(headers, now)
-        words = asked_words(asked) or f" It is left alone for {LIMITED_WAIT:.0f} s."
+        limited = f"{url} limits the rate of git's requests ({status})."
+        alone = f"{limited} It is left alone for {LIMITED_WAIT:.0f} s."
         return ForgeUnavailableError(
-            f"{url} limits the rate of git's requests ({status}).{words}",
+            with_asked_wait(limited, asked) if asked else alone,
             status=status,
-            retry_after=LIMITED_WAIT if asked is None else asked,
+            retry_after=asked or LIMITED_WAIT,
         )
     if status >= 500 and (asked := retry_after(headers, now)):
         return ForgeUnavailableError(
-            f"{url} cannot be reached with git ({status}).{asked_words(asked)}",
+            with_asked_wait(f"{url} cannot be reached with git ({status}).", asked),
             status=status,
             retry_after=asked,
         )

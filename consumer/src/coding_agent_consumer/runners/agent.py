@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from coding_agent_core.errors import SettingsError
 from coding_agent_core.platforms.text import last_lines, one_line
-from coding_agent_core.runtime.retry import Deadline, first_of
+from coding_agent_core.runtime.retry import Deadline, first_of, with_asked_wait
 from coding_agent_core.settings.llm import Anthropic, Google, LMStudio, Ollama, OpenAI
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import Outcome
@@ -193,7 +193,12 @@ class CliAgent:
         except WorkspaceGoneError as error:
             return Outcome(reason=Reason.WORKSPACE_FAILED, message=f"The workspace was lost: {error}")
         return outcome_of_end(
-            self._runner, result, record.failure, record.words, requests=self._gateway.requests - asked
+            self._runner,
+            result,
+            record.failure,
+            record.words,
+            requests=self._gateway.requests - asked,
+            asked=self._gateway.asked,
         )
 
     async def _follow(self, process: RunningProcess, record: _Record) -> None:
@@ -255,7 +260,13 @@ def _fields_of(line: bytes) -> dict[str, Any]:
 
 
 def outcome_of_end(
-    runner: Runner, result: ProcessResult, failure: Failed | None, words: str, *, requests: int
+    runner: Runner,
+    result: ProcessResult,
+    failure: Failed | None,
+    words: str,
+    *,
+    requests: int,
+    asked: float | None = None,
 ) -> Outcome:
     """Return the attempt's outcome after a runner's program has ended.
 
@@ -267,6 +278,7 @@ def outcome_of_end(
         failure: the failure that the program reported last; `None` if the model answered after it.
         words: the last text of the model, which becomes the summary.
         requests: number of requests that the program made to the model through the gateway.
+        asked: seconds for which the model's service asked to wait, if it did.
     """
     if result.truncated:
         return Outcome(
@@ -313,7 +325,10 @@ def outcome_of_end(
         )
     return Outcome(
         reason=Reason.MODEL_UNAVAILABLE,
-        message=f"The model's service did not answer {runner.name} (HTTP {status}): {said}",
+        message=with_asked_wait(
+            f"The model's service did not answer {runner.name} (HTTP {status}): {said}", asked
+        ),
+        retry_after=asked,
     )
 
 

@@ -83,9 +83,9 @@ def asked_wait(asked: float, longest: float = LONGEST_ASKED_WAIT, chance: float 
     return min(asked, longest) * (1 + (random.random() if chance is None else chance) / 10)
 
 
-def asked_words(asked: float | None) -> str:
-    """Return a sentence about the seconds for which a server asks to wait; empty if it asks for none."""
-    return f" It asks for a wait of {asked:.0f} s." if asked else ""
+def with_asked_wait(message: str, asked: float | None) -> str:
+    """Return a message with a sentence about the seconds for which a server asks to wait, if it asks."""
+    return f"{message.rstrip('.')}. It asks for a wait of {asked:.0f} s." if asked else message
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from coding_agent_core.errors import (
     RequestKind,
 )
 from coding_agent_core.platforms.text import one_line
-from coding_agent_core.runtime.retry import Clock, asked_words
+from coding_agent_core.runtime.retry import Clock, with_asked_wait
 
 LIMITED_WAIT = 60.0
 """Seconds to wait after a rate limit without Retry-After (GitHub, *Rate limits for the REST API*)."""
@@ -267,7 +267,7 @@ def forge_error(
         if wait is None and status == 403:
             wait = LIMITED_WAIT
         return ForgeUnavailableError(
-            f"{host} is rate-limiting us ({status}) while {what}{detail}.{asked_words(wait)}",
+            with_asked_wait(f"{host} is rate-limiting us ({status}) while {what}{detail}", wait),
             status=status,
             retry_after=wait,
         )
@@ -292,7 +292,7 @@ def forge_error(
     if status in (408, 425) or status >= 500:
         wait = retry_after(headers, now)
         return ForgeUnavailableError(
-            f"{host} could not answer ({status}) while {what}{detail}.{asked_words(wait)}",
+            with_asked_wait(f"{host} could not answer ({status}) while {what}{detail}", wait),
             status=status,
             retry_after=wait,
         )

@@ -14,7 +14,7 @@ LIMITS = {
     "check of the egress proxy's users": (("coding_agent_egress.identify",), 2),
     "per-user settings": (("coding_agent_user_config.__main__",), 9),
     "operator": (("main", "coding_agent_operator.program"), 81),
-    "attempt": (("main", "coding_agent_consumer.modes"), 86),
+    "attempt": (("main", "coding_agent_consumer.modes"), 87),
     "workspace": (("coding_agent_consumer.workspace.__main__",), 8),
 }
 """The modules with which a program starts, and how many it may load, not counting packages."""

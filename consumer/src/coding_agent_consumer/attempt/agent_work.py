@@ -217,6 +217,8 @@ class AgentWork:
             return worked
         if not self._committed:
             worked = await self._with_commit(workspace, worked)
+        if worked.reason is not Reason.COMPLETED:  # e.g. its verification failed after the commit
+            await self.publisher.remove_mark()
         await self.time.after_work(self.publisher.push)
         return worked
 

@@ -28,7 +28,7 @@ from coding_agent_core.settings.attempt_settings import Signing
 from coding_agent_core.settings.model import Settings
 from coding_agent_core.task.attempts import AttemptInput, Outcome
 from coding_agent_core.task.environment import ENVIRONMENT_FILE, Environment, RepositoryFile
-from coding_agent_core.task.model import TaskRequest, issue_of_branch
+from coding_agent_core.task.model import TaskRequest, identity_hash, issue_of_branch
 from coding_agent_core.task.reasons import Reason, ReasonClass
 from coding_agent_core.task.runners import RunnerName
 from coding_agent_core.task.verification import not_run
@@ -63,6 +63,7 @@ from coding_agent_consumer.repository.clone import BareClone, PushCheck
 from coding_agent_consumer.repository.commits import co_author, commit_author
 from coding_agent_consumer.repository.git_errors import RemoteMovedError, with_present_branches
 from coding_agent_consumer.repository.publisher import Publisher
+from coding_agent_consumer.repository.work_mark import WorkMark, outcome_of
 from coding_agent_consumer.transcripts.store import Transcripts
 from coding_agent_consumer.transcripts.transcript import scrub_for, scrub_logs
 
@@ -292,7 +293,8 @@ class Attempt:
             details, unapproved, repository = await self._checked_clone(
                 task, details, check, lambda: self._clone(task, target, push_check, Path(folder))
             )
-            over = await self._resumed(repository)
+            mark = self._mark(task)
+            over = await self._resumed(repository, mark)
             if over is not None and over.reason is not Reason.COMPLETED:
                 return over.model_copy(update={"change_url": details.url})
             project = await self._time.before_work(
@@ -302,7 +304,8 @@ class Attempt:
             file = await read_environment(repository, project, settings, self.environment)
             if over is not None:
                 unknown = not_run(len(settings.verify.commands_of(file)))
-                return over.model_copy(update={"change_url": details.url, "verify": unknown})
+                over = over.model_copy(update={"verify": unknown})
+                return await self._conclude(task, details, over, repository.branch)
             needs_other_pod = self._needs_other_pod(file, settings)
             if needs_other_pod is not None:
                 return needs_other_pod
@@ -318,7 +321,9 @@ class Attempt:
             )
             publisher, (brief, unapproved) = await both(
                 self._time.before_work(
-                    lambda: self._publisher(settings, task, details, repository, user=user, author=author)
+                    lambda: self._publisher(
+                        settings, task, details, repository, mark, user=user, author=author
+                    )
                 ),
                 self._brief(
                     settings,
@@ -546,12 +551,28 @@ class Attempt:
         user = await self._time.before_work(lambda: round_user(task.forge, details.item, issue, claimed))
         return Approval(user, None)
 
-    async def _resumed(self, repository: BareClone) -> Outcome | None:
-        """Return the outcome of a round that needs no agent: its work was pushed already, or none is due."""
-        if self._round is None or not self._round.moved:
+    def _mark(self, task: ForgeTask) -> WorkMark:
+        """Return the mark of this task's finished work, which its next attempt finds after a kill."""
+        lines, item, trigger = task.forge.hidden_lines, task.item, self._request.trigger.round
+        name = trigger.name_part if trigger is not None else f"task-{identity_hash(self.given.task.uuid)}"
+        return WorkMark(name, partial(lines.mac, item), partial(lines.proves, item))
+
+    async def _resumed(self, repository: BareClone, mark: WorkMark) -> Outcome | None:
+        """Return the outcome of a task that needs no agent.
+
+        An earlier attempt has pushed the finished work, or no round is due.
+        """
+        if self._round is not None:
+            worked = await self._round.resumed(repository, mark) if self._round.moved else None
+            if worked is not None:
+                return await self._answered(worked, repository)
+            return self._round.over if self._round.moved else None
+        # The agent works again after a push by anybody else, and if nothing proves that the commit is ours.
+        newest = await repository.newest(1) if repository.resumed else []
+        if not any(proven for commit in newest for _, proven in mark.told_in(commit)):
             return None
-        worked = await self._round.resumed(repository)
-        return self._round.over if worked is None else await self._answered(worked, repository)
+        _logger.info("An earlier attempt has pushed its finished work: %s", newest[0].id[:12])
+        return outcome_of(newest[0])
 
     async def _answered(self, worked: Outcome, repository: BareClone) -> Outcome:
         """Reply to the remarks that the round has read, and return the outcome that the change shows."""
@@ -567,17 +588,19 @@ class Attempt:
         task: ForgeTask,
         details: ItemDetails,
         repository: BareClone,
+        mark: WorkMark,
         *,
         user: str,
         author: CommitIdentity,
     ) -> Publisher:
         key = settings.consumer.commits.signing_key
-        made_for = f"For {task.item.display}: {details.url}"
+        told = "" if self._round is None else self._round.told
         return Publisher(
             repository=repository,
             author=author,
             title=details.title,
-            footer=made_for if self._round is None else f"{made_for}\n\n{self._round.trailer}",
+            footer=f"For {task.item.display}: {details.url}",
+            mark=lambda tree: mark.line(tree, told),
             asked_by=await co_author(task.forge, user),
             # The summary of the runner `command` is the end of a program's output; it cannot name a commit.
             quotes_summary=settings.consumer.runner is not RunnerName.COMMAND,

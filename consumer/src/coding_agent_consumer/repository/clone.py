@@ -40,6 +40,7 @@ from coding_agent_consumer.repository.git_errors import (
     branch_gone,
     sha_256_ids,
 )
+from coding_agent_consumer.repository.work_mark import PushedCommit
 from coding_agent_consumer.workspace.framing import Seed
 
 PushCheck = Callable[[str], Awaitable[None]]
@@ -307,7 +308,11 @@ class BareClone:
         return self.conflicts
 
     async def commit(
-        self, patch: bytes, message: str, author: CommitIdentity, signer: SshSigner | None = None
+        self,
+        patch: bytes,
+        message: str | Callable[[str], str],
+        author: CommitIdentity,
+        signer: SshSigner | None = None,
     ) -> str | None:
         """Commit everything that changed since the start point. Return `None` if the tip has it already.
 
@@ -317,6 +322,7 @@ class BareClone:
 
         Args:
             patch: the patch that `Workspace.diff` returned.
+            message: the commit's message, or what returns it for the id of the commit's files.
 
         Raises:
             InvalidPatchError: the patch is too large, does not apply, touches what it must not, or leaves a
@@ -352,6 +358,25 @@ class BareClone:
         if self._forge_commits is not None:
             await self._forge_commits.check(tree)
         parents = (self.tip,) if self._merging is None else (self.tip, self._merging)
+        text = message if isinstance(message, str) else message(tree)
+        return await self._advance(tree, text, author, signer, parents=parents)
+
+    async def reword(self, message: str, author: CommitIdentity, signer: SshSigner | None = None) -> None:
+        """Replace the message of the tip, which must not have been pushed."""
+        tree = await self._tree_of(self.tip)
+        parents = (await self._git.local("log", "-1", "--format=%P", self.tip)).decode("ascii").split()
+        await self._advance(tree, message, author, signer, parents=parents)
+
+    async def _advance(
+        self,
+        tree: str,
+        message: str,
+        author: CommitIdentity,
+        signer: SshSigner | None,
+        *,
+        parents: Sequence[str],
+    ) -> str:
+        """Make a commit, sign it, and let it be the tip of the work branch."""
         commit = await self._commit_tree(tree, message, author, parents=parents)
         if signer is not None:
             signed = signer.sign(await self._git.local("cat-file", "commit", commit))
@@ -433,12 +458,12 @@ class BareClone:
             unresolved += [name.partition(":")[2] for name in names if name]
         return unresolved
 
-    async def newest(self, limit: int) -> list[tuple[str, str]]:
-        """Return ids and messages of at most `limit` commits, from the tip along the first parents."""
-        options = ("--first-parent", f"--max-count={limit}", "-z", "--format=%H%n%B")
+    async def newest(self, limit: int) -> list[PushedCommit]:
+        """Return at most `limit` commits, from the tip along the first parents."""
+        options = ("--first-parent", f"--max-count={limit}", "-z", "--format=%H%n%T%n%B")
         shown = await self._git.local("log", *options, self.tip)
-        commits = (one.partition("\n") for one in shown.decode("utf-8", "replace").split("\0") if one)
-        return [(commit, message) for commit, _, message in commits]
+        commits = (one.split("\n", 2) for one in shown.decode("utf-8", "replace").split("\0") if one)
+        return [PushedCommit(*parts) for parts in commits]
 
     async def own_patch(self) -> tuple[str, str]:
         """Return the ids of what the work changed itself, and of the reverse (`git patch-id --stable`).

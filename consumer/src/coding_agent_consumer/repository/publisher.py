@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,7 @@ class Publisher:
     Attributes:
         title: the item's title.
         footer: the line of each commit's message that names the item.
+        mark: returns the line that marks the finished work, for the id of its files; `None`: it has none.
         asked_by: the co-author of each commit.
         signer: signs each commit; `None`: commits are not signed.
         quotes_summary: whether a commit's message has the summary and not only the item's title.
@@ -47,11 +49,14 @@ class Publisher:
     author: CommitIdentity
     title: str
     footer: str
+    mark: Callable[[str], str] | None = None
     asked_by: CommitIdentity | None = None
     signer: SshSigner | None = None
     quotes_summary: bool = True
     must_end: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _finished: tuple[str, str] = field(default=("", ""), init=False)
+    """The last commit of finished work, and its message without the mark."""
 
     @property
     def pushed_branch(self) -> str | None:
@@ -91,15 +96,30 @@ class Publisher:
                 notes.append(f"The work was not in the checked-out files; it was taken from {patch.source}.")
             for note in notes:
                 _logger.warning("%s", one_line(note, _NOTE_LENGTH))
-            message = commit_message(
-                summary if self.quotes_summary else "",
-                finished=finished,
-                item_title=self.title,
-                footer=self.footer,
-                asked_by=self.asked_by,
-            )
-            await self.repository.commit(patch.data, message, self.author, self.signer)
+
+            def message(mark: str) -> str:
+                return commit_message(
+                    summary if self.quotes_summary else "",
+                    finished=finished,
+                    item_title=self.title,
+                    footer=f"{self.footer}\n\n{mark}".rstrip(),
+                    asked_by=self.asked_by,
+                )
+
+            def marked(tree: str) -> str:
+                return message(self.mark(tree) if finished and self.mark is not None else "")
+
+            commit = await self.repository.commit(patch.data, marked, self.author, self.signer)
+            if finished and commit is not None:
+                self._finished = commit, message("")
             return " ".join(notes)
+
+    async def remove_mark(self) -> None:
+        """Remove the mark of the last commit, because its work turned out not to be finished."""
+        commit, message = self._finished
+        async with self._one_at_a_time:
+            if self.repository.tip == commit and self.mark is not None:
+                await self.repository.reword(message, self.author, self.signer)
 
     async def push(self) -> None:
         """Push what was committed and is not on the forge yet; raises as `BareClone.push`."""
@@ -132,6 +152,8 @@ class Publisher:
         try:
             async with asyncio.timeout(_CHECKPOINT_SECONDS):
                 await self.commit(workspace, finished=False)
+                if self.repository.tip == self._finished[0]:
+                    return  # whether it keeps its mark is known only after its verification
                 await while_unavailable(self.push, within=_CHECKPOINT_PATIENCE, logger=_logger)
         except (RemoteMovedError, WithdrawnError):
             self.must_end.set()

@@ -41,6 +41,7 @@ from coding_agent_consumer.item.forge_tasks import remembered
 from coding_agent_consumer.item.push_check import RoundEndedError
 from coding_agent_consumer.repository.clone import BareClone, PushCheck
 from coding_agent_consumer.repository.git_errors import GitFailedError
+from coding_agent_consumer.repository.work_mark import WorkMark, outcome_of
 from coding_agent_consumer.rounds.check_errors import errors_of
 from coding_agent_consumer.rounds.prompt import round_prompt
 from coding_agent_consumer.rounds.replies import (
@@ -53,7 +54,7 @@ from coding_agent_consumer.rounds.replies import (
     without_ids,
     written,
 )
-from coding_agent_consumer.rounds.trailer import pushed_round, trailer_of
+from coding_agent_consumer.rounds.trailer import pushed_round, told_of
 
 _logger = logging.getLogger("coding_agent.attempt")
 _MOST_COMMITS = 100
@@ -204,26 +205,26 @@ class RoundWork:
         return self.snapshot.head_commit != self.trigger.head
 
     @property
-    def trailer(self) -> str:
-        """The line that says in the message of the round's commit what the round works on."""
-        return trailer_of(self.trigger.name_part, ended_round(self._result(RoundEnd.PUSHED)))
+    def told(self) -> str:
+        """What the mark of the round's commit tells: what the round works on."""
+        return told_of(ended_round(self._result(RoundEnd.PUSHED)))
 
-    async def resumed(self, repository: BareClone) -> Outcome | None:
+    async def resumed(self, repository: BareClone, mark: WorkMark) -> Outcome | None:
         """Return the outcome of an earlier attempt of this round that has pushed; `None` if there is none.
 
         Somebody else may have pushed since then.
         """
-        for commit, message in await repository.newest(_MOST_COMMITS):
-            if commit == self.trigger.head:
+        for commit in await repository.newest(_MOST_COMMITS):
+            if commit.id == self.trigger.head:
                 break
-            # Only the message of the commit survives a kill between the push and the report.
-            earlier = pushed_round(self.trigger.name_part, commit, message)
+            ends = (pushed_round(commit.id, told) for told, _ in mark.told_in(commit))
+            earlier = next(filter(None, ends), None)
             if earlier is not None:
-                self._earlier, self.head = earlier, commit
+                self._earlier, self.head = earlier, commit.id
                 # The names of checks are not known, but only their hashes. Nothing answers them.
                 created = cause_of(self.trigger)
                 self._work_on(replace(created, kind=earlier.kind, ids=earlier.keys, head=earlier.before))
-                return _outcome_of(commit, message)
+                return outcome_of(commit)
         return None
 
     async def check(self) -> None:
@@ -463,19 +464,6 @@ class RoundWork:
         if given is None or self.left is None or given.unit != self.left.unit:
             return given or self.left
         return given.with_value(min(given.value, self.left.value))
-
-
-def _outcome_of(commit: str, message: str) -> Outcome:
-    """Return the outcome of the attempt that made this commit."""
-    lines = message.splitlines()
-    # `commit_message` quotes the summary. If it is only one sentence, it is the subject.
-    summary = "\n".join(line[1:].removeprefix(" ") for line in lines if line.startswith(">"))
-    return Outcome(
-        reason=Reason.COMPLETED,
-        message="An earlier attempt of this round has pushed its work.",
-        summary=summary or lines[0],
-        commit=commit,
-    )
 
 
 @dataclass

@@ -155,7 +155,8 @@ class Settings(ForgeSections):
     comment_key: SecretField = SecretSettings()
     """Key that signs the hidden line of our comments, which has the state of their tasks: at least 32
     characters. The first value signs. A line that none of the values signed counts as absent. Without a key,
-    lines are not signed, and whoever may edit our comments can change the state."""
+    lines are not signed, and whoever may edit our comments can change the state. The key also signs the mark
+    of finished work in a commit: without it, a task that is killed after its push asks the model again."""
     scheduling: Scheduling = Scheduling()
     queue: Queue = Queue()
     use_rabbitmq: bool = False

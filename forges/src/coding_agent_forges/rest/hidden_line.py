@@ -125,6 +125,23 @@ class HiddenLines:
             self.ignored(item, body, found.problem)
         return found
 
+    def mac(self, item: Item, text: str) -> str:
+        """Return the signature of another text of ours about the item; empty if no key is configured.
+
+        Args:
+            text: one line that cannot be a hidden line.
+        """
+        keys = self._keys()
+        return _mac(keys[0], item, _place(item), text).hex() if keys else ""
+
+    def proves(self, item: Item, text: str, mac: str) -> bool | None:
+        """Whether a text about the item has this signature of ours; `None` if no key is configured."""
+        keys, given = self._keys(), mac.encode("utf-8", "surrogatepass")
+        equal = [
+            hmac.compare_digest(given, _mac(key, item, _place(item), text).hex().encode()) for key in keys
+        ]
+        return any(equal) if keys else None
+
     def ignored(self, item: Item, body: str, problem: str) -> str:
         """Log why a body's hidden line does not count, and return the body without it."""
         if self._logged.get(item.identity) != body:

@@ -151,15 +151,25 @@ def undeleted(records: Sequence[Record]) -> Iterator[tuple[datetime, str]]:
     """The pods and Jobs of runs that are being deleted although nobody has asked for it, and since when."""
     for resource, kind in (("pods", "pod"), ("jobs", "Job")):
         known: set[str] = set()
-        found = sorted(_logged(records, resource), key=lambda write: (write.began, write.verb != "delete"))
+        # A patch that the API server got before the deletion can be stored after it.
+        found = sorted(_logged(records, resource), key=_deletion_first)
         for write in found:
             metadata = write.body.get("metadata") or {}
-            if write.verb == "delete" or write.subresource == "eviction":
+            if _asks_for_deletion(write):
                 known.add(write.name)
             elif metadata.get("deletionTimestamp") and write.name not in known:
                 known.add(write.name)
                 if _task_of(metadata.get("labels") or {}):
                     yield write.at, f"{kind} {write.name.partition('/')[2]}"
+
+
+def _asks_for_deletion(write: Write) -> bool:
+    return write.verb == "delete" or write.subresource == "eviction"
+
+
+def _deletion_first(write: Write) -> tuple[datetime, bool]:
+    """For sorting: when a deletion can first have had its effect, and when another write was answered."""
+    return (write.began, False) if _asks_for_deletion(write) else (write.at, True)
 
 
 def _jobs(records: Sequence[Record]) -> Iterator[Job]:

@@ -521,6 +521,15 @@ def _a_pod_that_goes_although_nobody_deletes_it(tape: Tape) -> None:
     tape.audit(15, "pods", "patch", "demo-issue-7-1-1", {"metadata": metadata}, "status")
 
 
+def test_a_patch_from_before_a_deletion_may_be_stored_after_it() -> None:
+    tape = right()
+    metadata = {"deletionTimestamp": at_(15), "labels": {"coding-agent.dev/task": "demo-issue-7-1"}}
+    body, began = {"metadata": metadata}, "requestReceivedTimestamp"
+    tape.audit(15.1, "pods", "patch", "demo-issue-7-1-1", body, **{began: at_(14.9)})
+    tape.audit(15.05, "pods", "delete", "demo-issue-7-1-1", body, **{began: at_(15)})
+    assert not tape.history().undeleted
+
+
 PLANTED: list[tuple[Callable[[Tape], None], str]] = [
     (_lost, "lost"),
     (_lost_after_an_end, "lost"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,13 @@ def run_in(folder: Path, chosen: dict[str, Tier]) -> list[Outcome]:
         return subprocess.run(command, cwd=folder, timeout=100, check=False).returncode
 
     return run(chosen, folder / "reports", call)
+
+
+def test_what_only_the_night_runs_can_be_collected() -> None:
+    """With workers, an error then has no message but xdist's own."""
+    command = (sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-q", "tests/sweep", "tests/e2e")
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert found.returncode == 0, found.stdout[-2000:] + found.stderr
 
 
 def test_each_tier_runs_to_its_end_and_its_red_tests_are_named(tmp_path: Path) -> None:

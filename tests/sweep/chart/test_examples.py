@@ -16,7 +16,7 @@ from tests.fixtures.cluster import PlaneUnderTest
 from tests.integration.chart.conftest import Tool
 
 # Time for the tools, which may have to be built first.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("examples")]
+pytestmark = pytest.mark.timeout(900)
 
 EXAMPLES = CHART.parents[1] / "docs" / "examples"
 ARGO_CD, FLUX = EXAMPLES / "argo-cd" / "application.yaml", EXAMPLES / "flux" / "release.yaml"

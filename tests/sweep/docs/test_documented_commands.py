@@ -37,7 +37,6 @@ def clusters_with_tasks() -> list[list[str]]:
     return [[page] for page in changing] + [[page for page in pages_with("tasks") if page not in CHANGING]]
 
 
-@pytest.mark.xdist_group("docs-tasks")
 @pytest.mark.parametrize("sharing", clusters_with_tasks(), ids=", ".join)
 def test_commands_on_a_cluster_with_tasks(sharing: list[str], tasks: MakeShell) -> None:
     shell = tasks()
@@ -45,13 +44,11 @@ def test_commands_on_a_cluster_with_tasks(sharing: list[str], tasks: MakeShell) 
         assert shell.play(blocks(ROOT / page), "tasks"), page
 
 
-@pytest.mark.xdist_group("docs-tasks")
 @pytest.mark.parametrize("page", pages_with("install"))
 def test_commands_on_an_empty_cluster(page: str, install_plane: MakeShell) -> None:
     assert install_plane().play(blocks(ROOT / page), "install")
 
 
-@pytest.mark.xdist_group("docs-tasks")
 @pytest.mark.parametrize("page", pages_with("release"))
 def test_commands_beside_a_release(page: str, release: MakeShell) -> None:
     assert release().play(blocks(ROOT / page), "release")

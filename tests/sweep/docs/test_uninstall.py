@@ -10,7 +10,7 @@ from tests.sweep.docs.played import UNINSTALL
 from tests.sweep.docs.shell import Shell
 
 # helm may have to be built first.
-pytestmark = [pytest.mark.timeout(900), pytest.mark.xdist_group("docs-tasks")]
+pytestmark = pytest.mark.timeout(900)
 
 PARTS = """\
 helm upgrade coding-agent charts/coding-agent -n coding-agent --reset-then-reuse-values \

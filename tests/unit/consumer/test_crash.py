@@ -99,3 +99,26 @@ def test_the_last_attempt_is_not_tried_again(world: World) -> None:
     assert world.item.state is not None
     assert world.item.state.reason == UNAVAILABLE.reason
     assert [task.uuid for task in world.broker.dead] == ["uuid-1"]
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_a_label_that_no_read_had_shown_has_its_run_though_the_end_is_shown_twice(
+    world: World, *, withdrawn: bool
+) -> None:
+    first, second = world.consumers
+    reach(first, "clone")
+    first.pass_one()
+    if withdrawn:
+        world.unlabel("alice")
+    reach(first, "upsert_comment")  # of the end
+    world.label("alice")
+    reach(first, "read_state")
+    ended = shown(world)
+    assert ended == (Phase.CANCELLED if withdrawn else Phase.SUCCEEDED, 1)
+    first.kill()
+    reach(second, "acknowledge")
+    assert shown(world) == ended
+    world.calm_down()
+    assert world.attempts == [("uuid-1", 1, 1), ("uuid-2", 2, 1)]
+    assert shown(world) == (Phase.SUCCEEDED, 1)
+    assert world.item.labels == {DONE}

@@ -195,9 +195,8 @@ def _is_cut_off(process: Process) -> bool:
 
 TestConsumers = Consumers.TestCase
 TestConsumers.settings = settings(
-    max_examples=120,
-    stateful_step_count=6,
+    max_examples=60,
+    stateful_step_count=12,
     deadline=None,
-    derandomize=True,
     suppress_health_check=list(HealthCheck),
 )

@@ -400,8 +400,8 @@ async def show_end_again(forge: Forge, item: Item, labels: Labels) -> None:
     found = await forge.find_comment(item, MARKER)
     state = read_state(found.body) if found else None
     if found is not None and state is not None and state.phase.terminal:
-        # A label that was applied after the end was shown asks for the next run, however long ago that was.
-        until = found.updated_at if state.round is None else EVERY_LABEL_STAYS
+        # A label that was applied after that asks for the next run, however long ago that was.
+        until = state.answered_until or found.updated_at
         await show_labels(forge, item, labels, state.phase, answered_until=until)
 
 
@@ -505,6 +505,8 @@ class ForgeTask:
         if outcome is not None and self.state.round is not None:
             used = self._used_before.plus(outcome.usage).model_copy(update={"models": None})
             update["usage"] = used
+        if phase.terminal:
+            update["answered_until"] = self.answered_until
         if phase.terminal and self.state.round is not None:
             record = self.state.rounds or RoundRecord()
             superseded = self.withdrawn is not None and self.withdrawn.supersedes

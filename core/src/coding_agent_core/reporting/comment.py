@@ -17,7 +17,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, field_serializer, model_validator
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError, field_serializer, model_validator
 
 from coding_agent_core.errors import ForgeListTooLongError
 from coding_agent_core.forge.item_forge import ItemForge
@@ -72,6 +72,7 @@ class State(Frozen):
         usage: how much the attempts of the round that have ended used the model, if no AgentTask says so.
         statuses: the commit statuses that were written, so that each is written once.
         answered: the position up to which the item's past runs answer its events (`labels.Position`).
+        answered_until: at the end of a task, as for `show_labels`, if no AgentTask says so.
     """
 
     uuid: str
@@ -89,6 +90,7 @@ class State(Frozen):
     usage: Usage | None = None
     statuses: tuple[str, ...] = ()
     answered: str | None = Field(default=None, max_length=64)
+    answered_until: AwareDatetime | None = None
 
     @model_validator(mode="before")
     @classmethod
